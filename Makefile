@@ -1,0 +1,63 @@
+# glmbox: `make demo` shows it, `make test` proves it. `make help` lists the rest.
+SHELL := /bin/bash
+SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONPATH := $(CURDIR)/collections:$(CURDIR)/local_box
+export PYTHONDONTWRITEBYTECODE := 1
+INVENTORY ?= inventory/local_box
+
+.PHONY: help demo demo-clean check test molecule test-box test-kill verify lock miniature-table clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+
+.venv/.ready: requirements.txt
+	@if ! python3 -c 'import ensurepip' 2>/dev/null; then \
+		echo "Installing with apt on this machine: python3-venv"; \
+		$(SUDO) apt-get -qq update && $(SUDO) apt-get -qq install --yes --no-install-recommends python3-venv >/dev/null; fi
+	@echo "Making .venv from requirements.txt"
+	@rm -rf .venv && python3 -m venv .venv
+	@$(BIN)/python -m pip install --quiet --require-hashes --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+demo: .venv/.ready ## a bare box on this machine, deployed by site.yml and asked
+	@$(BIN)/python local_box/demo.py
+
+demo-clean: .venv/.ready ## remove the demo's box, image, key, token and bundle
+	@$(BIN)/python local_box/box.py clean
+	@rm -rf bundle
+
+check: .venv/.ready ## the gates and the unit tests: two minutes
+	ansible-config validate -t all
+	ansible-galaxy collection install -r requirements.yml
+	yamllint .
+	ruff check .
+	ruff format --check .
+	mypy collections/ansible_collections/glmbox/box/plugins local_box/*.py
+	mypy roles/demos/files/demo_host
+	ansible-playbook site.yml -i inventory/local_box --syntax-check
+	ansible-lint
+	pytest tests/unit tests/contract
+
+test: check molecule test-box ## everything: gates, units, a real deployment, accidents
+
+molecule: .venv/.ready ## the deployment of a fresh box, idempotence, testinfra
+	$(BIN)/python local_box/fill_bundle.py
+	molecule test
+
+test-box: .venv/.ready ## accidents on boxes: bad input, damaged files, killed runs
+	$(BIN)/python local_box/fill_bundle.py
+	pytest tests/box
+
+verify: .venv/.ready ## testinfra against INVENTORY=inventory/...
+	pytest tests/verify --inventory $(INVENTORY)
+
+lock: .venv/.ready ## make the lock files anew from their .in files
+	local_box/lock.sh
+
+miniature-table: .venv/.ready ## list the miniature's files in artifacts/miniature.yml
+	$(BIN)/python local_box/miniature/table.py
+
+clean: ## remove what make made here, the boxes aside
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,63 @@
+"""The controller's half of `artifact`: reads the tables, pushes what the bundle has, lets the box do the rest."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import tempfile
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.glmbox.box.plugins.module_utils.catalogue import Bundle, CatalogueError, files_of, load
+
+# Files below this size travel together in one tar: a round trip costs more than their bytes.
+SMALL_BYTES = 8 * 2**20
+
+
+class ActionModule(ActionBase):
+    """Make artifacts stand on the box; plugins/modules/artifact.py documents the options."""
+
+    _VALID_ARGS = frozenset(("names", "catalogue", "bundle", "dest", "recheck", "keep_bad", "connections"))
+
+    def run(self, tmp=None, task_vars=None):
+        result = super().run(tmp, task_vars)
+        args = self._task.args
+        bundle = Bundle(os.path.expanduser(args["bundle"]))
+        try:
+            wanted = files_of(load(args["catalogue"], bundle.folder), args["names"])
+        except CatalogueError as error:
+            return dict(result, failed=True, msg=str(error))
+        for file in wanted:
+            file["in_bundle"] = bundle.has(file)
+        options = {key: args[key] for key in ("dest", "recheck", "keep_bad", "connections") if key in args}
+        options["receive_as"] = self._get_remote_user() or "root"
+
+        def on_box(files, **more):
+            return self._execute_module("glmbox.box.artifact", dict(options, files=files, **more), task_vars=task_vars)
+
+        looked = on_box(wanted, step="receive")
+        if looked.get("failed") or not looked["missing"] or self._task.check_mode:
+            return dict(result, **looked)
+        from_bundle = [file for file in looked["missing"] if file["in_bundle"]]
+        problems = [problem for problem in map(bundle.problem, from_bundle) if problem]
+        if problems:
+            return dict(result, failed=True, msg="\n".join(problems))
+        self._push(bundle, from_bundle, os.path.join(args["dest"], ".arriving"))
+        options["recheck"] = False
+        return dict(result, **on_box(looked["missing"]))
+
+    def _push(self, bundle, files, folder):
+        """Copy files into the box's folder of what is arriving, the small ones in one tar."""
+        small = []
+        for file in files:
+            if os.path.getsize(bundle.path(file)) < SMALL_BYTES:
+                small.append(file)
+            else:
+                self._display.vv(f"pushing {file['path']}")
+                self._connection.put_file(bundle.path(file), os.path.join(folder, file["part"]))
+        if small:
+            with tempfile.TemporaryDirectory() as draft:
+                packed = os.path.join(draft, "push.tar")
+                with tarfile.open(packed, "w") as tar:
+                    for file in small:
+                        tar.add(bundle.path(file), arcname=file["part"])
+                self._connection.put_file(packed, os.path.join(folder, "push.tar"))

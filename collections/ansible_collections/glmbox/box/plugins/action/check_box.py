@@ -1,0 +1,136 @@
+"""Everything that can be known to be wrong before a run changes anything, in one message."""
+
+from __future__ import annotations
+
+import os
+
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible_collections.glmbox.box.plugins.module_utils.catalogue import Bundle, CatalogueError, files_of, load
+from ansible_collections.glmbox.box.plugins.module_utils.host import host_problems, python_problem, unreachable
+from ansible_collections.glmbox.box.plugins.module_utils.inputs import load_specs, unknown_names, value_problems
+
+
+class ActionModule(ActionBase):
+    """Check inputs, the way to the box, the box and the bundle; plugins/modules/check_box.py documents the options."""
+
+    _supports_check_mode = True
+    _VALID_ARGS = frozenset(
+        (
+            "roles_dir", "roles", "names", "catalogue", "bundle", "dest", "recheck",
+            "disk_needs", "port", "own_port_file", "token_file", "model", "device", "precision",
+        )
+    )  # fmt: skip
+
+    def run(self, tmp=None, task_vars=None):
+        result = super().run(tmp, task_vars)
+        self._vars = task_vars
+        problems = self._inputs() + self._key()
+        # A bad input can make every later answer misleading, and a box that does not answer has no more to tell.
+        if problems:
+            return self._failed(result, problems)
+        problems = self._reach()
+        if problems:
+            return self._failed(result, problems)
+        facts, problems = self._box()
+        if problems:
+            return self._failed(result, problems)
+        return dict(result, changed=False, ansible_facts={"box": facts})
+
+    def _failed(self, result, problems):
+        count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
+        lines = "\n".join(f"- {problem}" for problem in problems)
+        host = self._vars["inventory_hostname"]
+        return dict(result, failed=True, problems=problems, msg=f"{host} has {count}; nothing was changed.\n{lines}")
+
+    def _inputs(self):
+        specs = load_specs(self._task.args["roles_dir"], self._task.args["roles"])
+        problems = unknown_names(specs, [name for name in self._vars if not name.startswith("__")])
+        for options in specs.values():
+            values = {}
+            for name in options:
+                if name in self._vars:
+                    try:
+                        values[name] = self._templar.template(self._vars[name])
+                    except AnsibleError as error:
+                        problems.append(f"The value of {name} cannot be worked out: {error.message}")
+            problems += value_problems(options, values)
+        return problems
+
+    def _key(self):
+        key = self._templar.template(self._vars.get("ansible_ssh_private_key_file") or "")
+        if not key or os.path.exists(os.path.expanduser(key)):
+            return []
+        return [f"The SSH key {key} does not exist. Set ansible_ssh_private_key_file to the key that opens the box."]
+
+    def _reach(self):
+        address = "{}:{}".format(
+            self._templar.template(self._vars.get("ansible_host", self._vars["inventory_hostname"])),
+            self._templar.template(self._vars.get("ansible_port") or 22),
+        )
+        interpreter = self._templar.template(self._vars.get("ansible_python_interpreter") or "/usr/bin/python3")
+        probe = f"{interpreter} -c 'import sys; print(\"glmbox\", *sys.version_info[:2])'"
+        try:
+            said = self._low_level_execute_command(probe, sudoable=False)
+        except AnsibleConnectionFailure as error:
+            return [unreachable(error.message, address)]
+        problem = python_problem(said["stdout"], interpreter)
+        return [problem] if problem else []
+
+    def _box(self):
+        """Ask the box what it is and what it lacks; return its facts and everything that is in the way."""
+        args = self._task.args
+        paths = [need["path"] for need in args["disk_needs"]] + [need["unless"] for need in args["disk_needs"]]
+        asked = self._execute_module(
+            "glmbox.box.box_facts", {"paths": paths + [args["dest"], args["own_port_file"]]}, task_vars=self._vars
+        )
+        if asked.get("failed"):
+            return None, [f"The box could not tell what it is: {asked.get('msg')} {asked.get('module_stderr', '')}"]
+        facts = asked["ansible_facts"]["box"]
+        missing_mib, problems = self._artifacts()
+        needs = [need for need in args["disk_needs"] if need["unless"] not in facts["present"]]
+        needs.append({"path": args["dest"], "mib": missing_mib, "what": "artifacts"})
+        tags = set(self._vars.get("ansible_run_tags", ["all"]))
+        wish = {
+            "disk_needs": needs,
+            "ports": {"gateway_port": int(args["port"])},
+            "own_port_file": args["own_port_file"],
+            "needs_gpu": bool(tags & {"all", "activate"}),
+            "model": args["model"],
+            "device": args["device"],
+            "precision": args["precision"],
+        }
+        problems += host_problems(facts, wish)
+        if args["own_port_file"] in facts["present"] and not os.path.exists(args["token_file"]):
+            problems.append(
+                f"The box was deployed with a token, but {args['token_file']} is gone from this controller. "
+                "Put it back, or make a new token with -e gateway_new_token=true; clients then need the new one."
+            )
+        return facts, problems
+
+    def _artifacts(self):
+        """Return the MiB that the box lacks, and what is wrong with the tables or with the bundle."""
+        args = self._task.args
+        bundle = Bundle(os.path.expanduser(args["bundle"]))
+        try:
+            files = files_of(load(args["catalogue"], bundle.folder), args["names"])
+        except CatalogueError as error:
+            return 0, str(error).splitlines()
+        looked = self._execute_module(
+            "glmbox.box.artifact",
+            {"files": files, "dest": args["dest"], "recheck": False, "step": "look"},
+            task_vars=self._vars,
+        )
+        if looked.get("failed"):
+            return 0, [f"The box could not tell which artifacts it has: {looked.get('msg')}"]
+        problems = []
+        for file in looked["missing"]:
+            if bundle.has(file):
+                problems.append(bundle.problem(file))
+            elif not file["urls"]:
+                problems.append(
+                    f"{file['path']} of {file['artifact']} has no mirror and is not in the bundle {bundle.folder}. "
+                    "Fill the bundle first."
+                )
+        missing_bytes = sum(file["size"] or 64 * 2**20 for file in looked["missing"])
+        return missing_bytes // 2**20, [problem for problem in problems if problem]

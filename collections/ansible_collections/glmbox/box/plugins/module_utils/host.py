@@ -1,0 +1,139 @@
+"""What a box must be, as pure functions of its facts."""
+
+from __future__ import annotations
+
+from ansible_collections.glmbox.box.plugins.module_utils.plan import PlanError, plan
+
+SUPPORTED = {"debian": ("11", "12"), "ubuntu": ("20.04", "22.04", "24.04")}
+OLDEST_PYTHON = (3, 8)
+# NVIDIA's compatibility guide: the oldest driver that runs CUDA 11.x programs by minor-version compatibility.
+OLDEST_DRIVER = (450, 80, 2)
+# The newest compute capability that torch 2.0.1+cu118 has kernels for: 9.0, Hopper.
+NEWEST_CAPABILITY = (9, 0)
+# What ssh says, in its order of trust, and what it means here.
+_CONSOLE = "against the console's SSH line, and that the box is running"
+SSH_SAYS = {
+    "permission denied": "the box refuses the login. Check ansible_user and ansible_ssh_private_key_file",
+    "host key verification failed": "its host key is not the pinned one. If you rented the box anew, remove the old "
+    "key with ssh-keygen -R, log in once by hand, and run again",
+    "connection refused": f"nothing listens there. Check ansible_port {_CONSOLE}",
+    "timed out": f"no answer in time. Check ansible_host and ansible_port {_CONSOLE}",
+    "no route to host": f"the network knows no way there. Check ansible_host {_CONSOLE}",
+    "could not resolve": "the name does not resolve. Check ansible_host",
+    "banner exchange": "what listens there does not speak SSH. Check ansible_port against the console's SSH line",
+    "connection closed": "the box closed the connection. If it is still booting, run again in a minute",
+    "connection reset": "the box cut the connection. If it is still booting, run again in a minute",
+}
+# A download and its unpacked twin never fit to the byte.
+SPARE = 1.1
+
+
+def unreachable(error: str, address: str) -> str:
+    """Turn what ssh says of a box that cannot be reached into a sentence with the next step."""
+    said = " ".join(error.split())
+    for words, why in SSH_SAYS.items():
+        if words in said.lower():
+            return f"{address} does not answer: {why}."
+    return f"{address} does not answer: {said}"
+
+
+def python_problem(output: str, interpreter: str) -> str:
+    """Return what is wrong with the box's Python, or nothing; output: what printing "glmbox 3 9" there printed."""
+    for line in output.splitlines():
+        words = line.split()
+        if len(words) == 3 and words[0] == "glmbox":
+            version = (int(words[1]), int(words[2]))
+            if version >= OLDEST_PYTHON:
+                return ""
+            return (
+                f"{interpreter} on the box is Python {version[0]}.{version[1]}, and glmbox needs 3.8 or newer. "
+                "Rent an image of Ubuntu 20.04 or newer, or set ansible_python_interpreter to a newer Python."
+            )
+    return (
+        f"{interpreter} is missing on the box or does not run. Install it (apt-get install -y python3), "
+        "or set ansible_python_interpreter."
+    )
+
+
+def version_of(text: str) -> tuple:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+
+def disk_problems(disks: dict, needs: list[dict]) -> list[str]:
+    """Return a sentence for each disk that is too small.
+
+    disks: path to {device, free_mib}. needs: {path, mib, what}; those of one device are summed.
+    """
+    by_device: dict = {}
+    for need in needs:
+        by_device.setdefault(disks[need["path"]]["device"], []).append(need)
+    problems = []
+    for wanted in by_device.values():
+        free = disks[wanted[0]["path"]]["free_mib"]
+        total = int(sum(need["mib"] for need in wanted) * SPARE)
+        if total > free:
+            parts = ", ".join(f"{need['what']} {need['mib']}" for need in wanted if need["mib"])
+            problems.append(
+                f"The disk of {wanted[0]['path']} has {free} MiB free and {total} are needed ({parts}, and a tenth to "
+                "spare). Free some, or set box_data_dir to a folder on a larger disk."
+            )
+    return problems
+
+
+def gpu_problems(facts: dict, wish: dict) -> list[str]:
+    """Return what stands between the box and a model on its GPU. wish: model, device, precision."""
+    if wish["device"] != "cuda":
+        return []
+    if not facts["gpus"]:
+        return [
+            f"The box has no usable GPU ({facts['gpu_problem']}). Start it with its GPU, or run --tags prepare now "
+            "and the rest later, or set demos_device: cpu."
+        ]
+    card = facts["gpus"][0]
+    problems = []
+    if version_of(card["driver"]) < OLDEST_DRIVER:
+        problems.append(
+            f"The driver {card['driver']} is older than 450.80.02, the oldest for CUDA 11.8. Rent a box with a newer "
+            "driver: glmbox never touches it."
+        )
+    if version_of(card["compute_capability"]) > NEWEST_CAPABILITY:
+        problems.append(
+            f"torch 2.0.1+cu118 has no kernels for the {card['name']} (compute capability "
+            f"{card['compute_capability']}). Rent a card up to the RTX 40 or H100 generation."
+        )
+    try:
+        plan(wish["model"], wish["device"], wish["precision"], card["memory_mib"])
+    except PlanError as error:
+        problems.append(str(error))
+    return problems
+
+
+def host_problems(facts: dict, wish: dict) -> list[str]:
+    """Return every reason why the box cannot become what is wished, each a sentence with the next step.
+
+    facts: what box_facts returns. wish: disk_needs ({path, mib, what}), ports (those that must be free), own_port_file
+    (its presence means that the ports are ours), needs_gpu, and what gpu_problems takes.
+    """
+    problems = []
+    supported = SUPPORTED.get(facts["distribution"], ())
+    if facts["distribution_version"] not in supported:
+        problems.append(
+            f"The box runs {facts['distribution']} {facts['distribution_version']}; glmbox knows Debian 11 and 12 and "
+            "Ubuntu 20.04, 22.04 and 24.04. Rent one of these images."
+        )
+    if facts["architecture"] != "x86_64":
+        problems.append(f"The box is {facts['architecture']}, and torch's CUDA 11.8 wheels are for x86_64 alone.")
+    if not facts["is_root"]:
+        problems.append("The login is not root and does not become it. Set ansible_become: true, or log in as root.")
+    if facts["init"] != "systemd":
+        problems.append(
+            "The box was not booted with systemd, the only init that glmbox can start services under so far."
+        )
+    if wish["own_port_file"] not in facts["present"]:
+        for name, port in wish["ports"].items():
+            if port in [listener["port"] for listener in facts["listeners"]]:
+                problems.append(f"Port {port} is taken by something else on the box. Stop it, or set {name}.")
+    problems += disk_problems(facts["disks"], [need for need in wish["disk_needs"] if need["mib"]])
+    if wish["needs_gpu"]:
+        problems += gpu_problems(facts, wish)
+    return problems

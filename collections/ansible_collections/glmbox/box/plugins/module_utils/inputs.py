@@ -1,0 +1,45 @@
+"""What an operator set, held against the roles' argument specs, all roles at once and before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+import os
+
+import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+
+def load_specs(roles_dir: str, roles: list[str]) -> dict[str, dict]:
+    """Return each role's options (name to spec), those of all its entry points together."""
+    specs = {}
+    for role in roles:
+        with open(os.path.join(roles_dir, role, "meta", "argument_specs.yml"), encoding="utf-8") as file:
+            points = yaml.safe_load(file)["argument_specs"]
+        specs[role] = {name: spec for point in points.values() for name, spec in (point.get("options") or {}).items()}
+    return specs
+
+
+def value_problems(options: dict, values: dict) -> list[str]:
+    """Return a sentence for each value that a role's options do not allow, and for each required one that is missing.
+
+    options: name to spec, as in argument_specs.yml. values: name to value, for the names that are set.
+    """
+    known = {
+        key: {k: v for k, v in spec.items() if k not in ("description", "version_added")}
+        for key, spec in options.items()
+    }
+    outcome = ArgumentSpecValidator(known).validate({key: value for key, value in values.items() if key in known})
+    return [message[0].upper() + message[1:].rstrip(".") + "." for message in outcome.error_messages]
+
+
+def unknown_names(specs: dict[str, dict], names: list[str]) -> list[str]:
+    """Return a sentence for each variable that carries a role's prefix but is none of its inputs: a typing error."""
+    problems = []
+    for name in sorted(names):
+        role = name.split("_", 1)[0]
+        if role not in specs or name == role or name in specs[role]:
+            continue
+        near = difflib.get_close_matches(name, specs[role], n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"The role {role} knows {', '.join(sorted(specs[role]))}."
+        problems.append(f"No role reads the variable {name}. {hint}")
+    return problems

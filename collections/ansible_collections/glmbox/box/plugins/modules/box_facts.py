@@ -1,0 +1,174 @@
+#!/usr/bin/python
+"""What glmbox must know of a box, in one look."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import struct
+import subprocess
+from typing import Any, Dict, List
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.glmbox.box.plugins.module_utils.files import disk_of
+
+DOCUMENTATION = r"""
+module: box_facts
+short_description: Read what glmbox must know of a box
+description:
+  - Returns the fact C(box); changes nothing.
+options:
+  paths:
+    description: Folders, existing or not, whose disks and presence are wanted.
+    type: list
+    elements: path
+    default: []
+author: glmbox (@glmbox)
+"""
+
+EXAMPLES = r"""
+- name: Read what the box is
+  glmbox.box.box_facts:
+    paths: [/opt/glmbox]
+"""
+
+RETURN = r"""
+ansible_facts:
+  description: One key, C(box), with the facts.
+  returned: always
+  type: dict
+"""
+
+LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp, see the kernel's include/net/tcp_states.h
+
+
+def os_release(path: str = "/etc/os-release") -> Dict[str, str]:
+    """Return the pairs of an os-release file."""
+    pairs = {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                key, _, value = line.strip().partition("=")
+                pairs[key] = value.strip("\"'")
+    except OSError:
+        pass
+    return pairs
+
+
+def first_number(path: str) -> int:
+    """Return the number that a one-line kernel file holds, or 0 for none, 'max' and unreadable."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def memory_mib() -> int:
+    """Return the MiB of memory that processes here may use: the machine's, or its cgroup's limit if lower."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        found = first_number(limit)
+        if 0 < found < total:
+            total = found
+    return total // 2**20
+
+
+def cpus() -> int:
+    """Return the number of cores that processes here may use, at least 1: affinity, cut by a cgroup's quota."""
+    count = len(os.sched_getaffinity(0))
+    quota = first_number("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
+    period = first_number("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            words = file.read().split()
+        quota, period = (0 if words[0] == "max" else int(words[0])), int(words[1])
+    except (OSError, ValueError, IndexError):
+        pass
+    if quota > 0 and period > 0:
+        count = min(count, -(-quota // period))
+    return max(1, count)
+
+
+def address_of(packed: str) -> str:
+    """Return the dotted or colon form of an address as /proc/net/tcp writes it (32-bit words, host order)."""
+    words = [int(packed[at : at + 8], 16) for at in range(0, len(packed), 8)]
+    raw = b"".join(struct.pack("=I", word) for word in words)
+    return socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)
+
+
+def listeners() -> List[Dict[str, Any]]:
+    """Return what listens on TCP: address and port. /proc is read since some images have no `ss`."""
+    found = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(table, encoding="ascii") as file:
+                rows = [line.split() for line in file.readlines()[1:]]
+        except OSError:
+            continue
+        for row in rows:
+            address, port = row[1].split(":")
+            if row[3] == LISTEN:
+                found.append({"address": address_of(address), "port": int(port, 16)})
+    return sorted(found, key=lambda one: (one["port"], one["address"]))
+
+
+def gpus() -> Dict[str, Any]:
+    """Return the GPUs as nvidia-smi tells them, memory in MiB, and why there is none where there is none."""
+    program = shutil.which("nvidia-smi")
+    if not program:
+        return {"gpus": [], "gpu_problem": "nvidia-smi is not on PATH"}
+    query = [program, "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader,nounits"]
+    try:
+        asked = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {"gpus": [], "gpu_problem": str(error)}
+    if asked.returncode:
+        words = (asked.stdout + asked.stderr).strip().splitlines() or ["no output"]
+        return {"gpus": [], "gpu_problem": "nvidia-smi failed: " + words[-1]}
+    cards = []
+    for line in asked.stdout.splitlines():
+        name, memory, driver, capability = [part.strip() for part in line.split(",")]
+        cards.append({"name": name, "memory_mib": int(memory), "driver": driver, "compute_capability": capability})
+    return {"gpus": cards, "gpu_problem": "" if cards else "nvidia-smi lists no card"}
+
+
+def has_python_apt() -> bool:
+    """Tell whether the distribution's Python can import apt, which apt tasks need in check mode."""
+    asked = subprocess.run(["/usr/bin/python3", "-c", "import apt"], capture_output=True, check=False)
+    return asked.returncode == 0
+
+
+def facts(paths: List[str]) -> Dict[str, Any]:
+    """Return all facts of this box; `paths` are looked up on their disks."""
+    release = os_release()
+    return dict(
+        gpus(),
+        distribution=release.get("ID", "unknown"),
+        distribution_version=release.get("VERSION_ID", ""),
+        architecture=platform.machine(),
+        glibc=platform.libc_ver()[1],
+        python=platform.python_version(),
+        python_apt=has_python_apt(),
+        is_root=os.geteuid() == 0,
+        init="systemd" if os.path.isdir("/run/systemd/system") else "none",
+        cpus=cpus(),
+        memory_mib=memory_mib(),
+        listeners=listeners(),
+        disks={path: disk_of(path) for path in paths},
+        present=[path for path in paths if os.path.exists(path)],
+    )
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={"paths": {"type": "list", "elements": "path", "default": []}}, supports_check_mode=True
+    )
+    found = facts(module.params["paths"])
+    module.exit_json(changed=False, ansible_facts={"box": found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+#!/usr/bin/python
+"""The documentation of the action `check_box`, which runs on the controller."""
+
+DOCUMENTATION = r"""
+module: check_box
+short_description: Say everything that is wrong with the inputs, the box and the bundle, and change nothing
+description:
+  - Validates what the operator set against the argument specs of all roles, then the way to the box, then the box and
+    the bundle, and fails with one message that lists all problems.
+  - Returns the fact C(box), see M(glmbox.box.box_facts).
+options:
+  roles_dir:
+    description: Folder of the roles, on the controller.
+    type: path
+    required: true
+  roles:
+    description: Roles whose inputs are validated.
+    type: list
+    elements: str
+    required: true
+  names:
+    description: Artifacts that the box will need.
+    type: list
+    elements: str
+    required: true
+  catalogue:
+    description: Folder of the artifact tables, on the controller.
+    type: path
+    required: true
+  bundle:
+    description: The bundle's folder, on the controller.
+    type: path
+    required: true
+  dest:
+    description: Folder of the artifacts, on the box.
+    type: path
+    required: true
+  disk_needs:
+    description: What will be written, as C(path), C(mib), C(what), and C(unless), whose presence means that it stands.
+    type: list
+    elements: dict
+    required: true
+  port:
+    description: The port that must be free, or ours.
+    type: int
+    required: true
+  own_port_file:
+    description: A file whose presence means that the port is ours.
+    type: path
+    required: true
+  token_file:
+    description: The token's file on the controller.
+    type: path
+    required: true
+  model:
+    description: Name of the model.
+    type: str
+    required: true
+  device:
+    description: C(cuda) or C(cpu).
+    type: str
+    required: true
+  precision:
+    description: C(auto), or the wished precision.
+    type: str
+    required: true
+author: glmbox (@glmbox)
+"""
+
+EXAMPLES = r"""
+- name: Check every input and the box
+  glmbox.box.check_box:
+    roles_dir: roles
+    roles: [box, python]
+    names: [python-3.10.20]
+    catalogue: artifacts
+    bundle: bundle
+    dest: /var/lib/glmbox/data/artifacts
+    disk_needs: [{path: /opt/glmbox, mib: 700, what: Python, unless: /opt/glmbox/python}]
+    port: 3389
+    own_port_file: /etc/systemd/system/glmbox-gateway.service
+    token_file: inventory/rented_gpu/.state/gateway_token
+    model: chatglm2-6b
+    device: cuda
+    precision: auto
+"""
+
+RETURN = r"""
+problems:
+  description: Each problem, a sentence.
+  returned: on failure
+  type: list
+  elements: str
+"""

@@ -1,0 +1,131 @@
+#!/usr/bin/python
+"""Wait until a service says that it is ready, and no longer than there is hope."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from typing import Any, Dict
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: wait_ready
+short_description: Wait until a service's health page says that it is ready
+description:
+  - Asks the health page of a systemd unit until it answers with status 200, and gives up at once when the unit failed,
+    restarts again and again, or says itself that it failed. On failure the end of its journal is in the message.
+options:
+  unit:
+    description: Name of the systemd unit.
+    type: str
+    required: true
+  url:
+    description: The health page; JSON with C(state) and C(detail).
+    type: str
+    required: true
+  seconds:
+    description: How long to wait, in seconds.
+    type: int
+    default: 900
+author: glmbox (@glmbox)
+"""
+
+EXAMPLES = r"""
+- name: Wait for the demos
+  glmbox.box.wait_ready:
+    unit: glmbox-demos.service
+    url: http://127.0.0.1:8100/healthz
+"""
+
+RETURN = r"""
+health:
+  description: What the health page said last.
+  returned: always
+  type: dict
+seconds:
+  description: How long it took, in seconds.
+  returned: always
+  type: float
+"""
+
+# A unit that came back this often while we waited will not get better by waiting.
+HOPELESS_RESTARTS = 3
+PAUSE_SECONDS = 0.5
+
+
+def health_of(url: str) -> Dict[str, Any]:
+    """Return the health page's JSON with its HTTP status as `status`; status 0 where nothing answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            return dict(json.loads(reply.read().decode()), status=reply.status)
+    except urllib.error.HTTPError as error:
+        try:
+            return dict(json.loads(error.read().decode()), status=error.code)
+        except ValueError:
+            return {"status": error.code}
+    except (OSError, ValueError) as error:
+        return {"status": 0, "detail": str(error)}
+
+
+def unit_state(unit: str) -> Dict[str, str]:
+    """Return the unit's ActiveState and NRestarts."""
+    asked = subprocess.run(
+        ["systemctl", "show", "--property=ActiveState,NRestarts", unit], capture_output=True, text=True, check=False
+    )
+    return dict(line.split("=", 1) for line in asked.stdout.splitlines() if "=" in line)
+
+
+def journal(unit: str) -> str:
+    """Return the journal's last lines of a unit."""
+    asked = subprocess.run(
+        ["journalctl", "--unit", unit, "--no-pager", "--lines", "25", "--output", "cat"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return asked.stdout
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "unit": {"type": "str", "required": True},
+            "url": {"type": "str", "required": True},
+            "seconds": {"type": "int", "default": 900},
+        },
+        supports_check_mode=True,
+    )
+    unit, patience = module.params["unit"], module.params["seconds"]
+    if module.check_mode:
+        module.exit_json(changed=False, health={}, seconds=0.0)
+    begun = time.monotonic()
+    restarts = int(unit_state(unit).get("NRestarts", "0"))
+    while True:
+        health = health_of(module.params["url"])
+        took = round(time.monotonic() - begun, 1)
+        if health["status"] == 200:
+            module.exit_json(changed=False, health=health, seconds=took)
+        state = unit_state(unit)
+        why = ""
+        if health.get("state") == "failed" or state.get("ActiveState") == "failed":
+            why = "it failed"
+        elif int(state.get("NRestarts", "0")) - restarts >= HOPELESS_RESTARTS:
+            why = "it keeps ending and being restarted"
+        elif took > patience:
+            why = "it was not ready within %d s" % patience
+        if why:
+            module.fail_json(
+                msg="%s: %s (%s). The journal's end:\n%s\nMend the cause and run the same command again."
+                % (unit, why, health.get("detail") or health.get("state"), journal(unit)),
+                health=health,
+                seconds=took,
+            )
+        time.sleep(PAUSE_SECONDS)
+
+
+if __name__ == "__main__":
+    main()

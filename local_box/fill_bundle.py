@@ -1,0 +1,194 @@
+"""Fill the bundle of the local box with what a network of package registries alone has.
+
+    python local_box/fill_bundle.py
+
+The upstream tarballs of OpenSSL and CPython come out of Debian's source packages, wheels by pip, the miniature out of
+this folder. Everything is checked against the tables in artifacts/ or the locks before it gets its name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "collections"))
+
+from ansible_collections.glmbox.box.plugins.module_utils.catalogue import Bundle, files_of, load  # noqa: E402
+from ansible_collections.glmbox.box.plugins.module_utils.files import sha256_of  # noqa: E402
+
+BUNDLE = ROOT / "bundle"
+# artifact: (Debian suite, source package, end of the upstream tarball's name there)
+SOURCE_PACKAGES = {
+    "openssl-1.1.1w": ("bullseye", "openssl", ".orig.tar.gz"),
+    "python-3.11.2": ("bookworm", "python3.11", ".orig.tar.gz"),
+}
+WHEELS, LOCK = "wheels-py311-cpu", ROOT / "roles" / "torch" / "files" / "py311-cpu.txt"
+# The box's glibc is 2.31; the controller's may be newer, so pip is told.
+PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 26, 24, 17, 12, 5)] + [
+    "manylinux2014_x86_64",
+    "manylinux2010_x86_64",
+    "manylinux1_x86_64",
+    "any",
+]
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+
+class BundleError(Exception):
+    """What could not be had, and what to do."""
+
+
+def apt_uris() -> list[str]:
+    """Return the archives that this machine's apt is configured with."""
+    listed = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return sorted(set(listed.stdout.split()))
+
+
+def fetch_source(suite: str, package: str, ending: str, folder: Path) -> Path:
+    """Let apt fetch a source package of a suite into a folder, signatures checked; return its upstream tarball.
+
+    apt gets folders of its own, so that the machine's sources and lists stay as they are.
+    """
+    for part in ("lists/partial", "cache/archives/partial"):
+        (folder / part).mkdir(parents=True)
+    (folder / "sources.list").write_text("".join(f"deb-src {uri} {suite} main\n" for uri in apt_uris()))
+    options = [
+        f"-oDir::Etc::sourcelist={folder}/sources.list",
+        "-oDir::Etc::sourceparts=-",
+        f"-oDir::State::Lists={folder}/lists",
+        f"-oDir::Cache={folder}/cache",
+        "-oAPT::Sandbox::User=root" if os.geteuid() == 0 else "-oAPT::Sandbox::User=",
+        "-qq",
+    ]
+    # Some of the archives do not have the suite; what matters is whether one has the package.
+    subprocess.run(["apt-get", *options, "update"], capture_output=True, check=False)
+    got = subprocess.run(
+        ["apt-get", *options, "source", "--download-only", package],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = sorted(folder.glob(f"{package}_*{ending}"))
+    if got.returncode or not found:
+        said = (got.stderr or got.stdout).strip().splitlines()[-1:]
+        raise BundleError(f"apt has no source package {package} of {suite} here: {' '.join(said)}")
+    return found[0]
+
+
+def add_sources(tables: dict, bundle: Bundle) -> None:
+    """Put the upstream tarballs into the bundle."""
+    for name, (suite, package, ending) in SOURCE_PACKAGES.items():
+        file = files_of(tables, [name])[0]
+        if bundle.has(file) and not bundle.problem(file):
+            continue
+        with tempfile.TemporaryDirectory() as draft:
+            tarball = fetch_source(suite, package, ending, Path(draft))
+            found = sha256_of(str(tarball))
+            if found != file["sha256"]:
+                raise BundleError(
+                    f"{tarball.name} of {suite} has sha256 {found}, and artifacts/ wants {file['sha256']}: "
+                    "it is not the upstream tarball."
+                )
+            place(tarball, Path(bundle.path(file)))
+
+
+def place(source: Path, target: Path) -> None:
+    """Copy a file to its place, whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(target.name + ".draft")
+    shutil.copyfile(source, draft)
+    draft.replace(target)
+
+
+def pip_download(lock: Path, folder: Path, *more: str) -> subprocess.CompletedProcess:
+    """Download the wheels of a lock for the box's Python, every hash checked by pip."""
+    platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
+    return subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--no-deps", "--only-binary=:all:"]
+        + ["--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "abi3", "--abi", "none"]
+        + [*platforms, "--dest", str(folder), "--requirement", str(lock), *more],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def add_wheels() -> None:
+    """Put the lock's wheels into the bundle, with a manifest; what was downloaded before is taken again.
+
+    torch's local version +cpu is pinned by hash, so that a CUDA build of gigabytes never matches. It comes from
+    PyTorch's CPU index where that is reachable, else from wherever pip is configured to look.
+    """
+    folder = BUNDLE / WHEELS
+    manifest = folder / "manifest.yml"
+    lock_hash = sha256_of(str(LOCK))
+    if manifest.exists() and f"# {lock_hash}" in manifest.read_text():
+        return
+    draft = BUNDLE / f".{WHEELS}"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    requirements = re.split(r"\n(?=[a-z])", LOCK.read_text())
+    with tempfile.TemporaryDirectory() as parts:
+        torch_lock, other_lock = Path(parts, "torch.txt"), Path(parts, "others.txt")
+        torch_lock.write_text("\n".join(one for one in requirements if one.startswith("torch==")))
+        other_lock.write_text("\n".join(one for one in requirements if not one.startswith("torch==")))
+        got = pip_download(torch_lock, draft, "--index-url", CPU_INDEX, "--retries", "0", "--timeout", "8")
+        if got.returncode:
+            got = pip_download(torch_lock, draft)
+        if got.returncode == 0:
+            got = pip_download(other_lock, draft)
+    if got.returncode:
+        errors = [line for line in got.stderr.splitlines() if line.startswith("ERROR")]
+        raise BundleError("pip could not download the wheels: " + " ".join(errors or got.stderr.splitlines()[-3:]))
+    files = [
+        {"path": wheel.name, "sha256": sha256_of(str(wheel)), "size": wheel.stat().st_size}
+        for wheel in sorted(draft.glob("*.whl"))
+    ]
+    text = f"# Made by fill_bundle.py from the lock with sha256\n# {lock_hash}\n"
+    (draft / "manifest.yml").write_text(text + yaml.safe_dump({WHEELS: {"files": files}}))
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+
+
+def add_miniature(tables: dict, bundle: Bundle) -> None:
+    """Put the miniature model and its demos into the bundle."""
+    folders = {"miniature": "model", "miniature-demos": "demos"}
+    for file in files_of(tables, list(folders)):
+        source = ROOT / "local_box" / "miniature" / folders[file["artifact"]] / file["path"]
+        if not bundle.has(file) or bundle.problem(file):
+            place(source, Path(bundle.path(file)))
+        problem = bundle.problem(file)
+        if problem:
+            raise BundleError(
+                f"{source} is not what artifacts/miniature.yml lists. Run `make miniature-table`. {problem}"
+            )
+
+
+def fill() -> None:
+    """Bring into the bundle what is not there yet; raise BundleError with what to do."""
+    BUNDLE.mkdir(exist_ok=True)
+    bundle = Bundle(str(BUNDLE))
+    tables = load(str(ROOT / "artifacts"), str(BUNDLE))
+    add_miniature(tables, bundle)
+    add_sources(tables, bundle)
+    add_wheels()
+
+
+if __name__ == "__main__":
+    try:
+        fill()
+    except BundleError as error:
+        sys.exit(str(error))

@@ -1,0 +1,95 @@
+"""What a script gets in place of a model of its own: the one model, asked by one script at a time."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from demo_host.generation import Generation
+from demo_host.request import ClientGone, Refused
+from demo_host.state import Host
+
+MODEL_DEFAULT_MAX_LENGTH = 8192  # of chat() and stream_chat() in modeling_chatglm.py, prompt included
+
+
+class Facade:
+    """The model as ``script`` sees it. Placing and converting it does nothing: the plan has done that."""
+
+    def __init__(self, model: Any, script: str, host: Host) -> None:
+        self._model, self._script, self._host = model, script, host
+
+    def _itself(self, *_: Any, **__: Any) -> "Facade":
+        return self
+
+    cuda = cpu = half = float = bfloat16 = to = eval = quantize = _itself
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def chat(self, tokenizer: Any, query: str, history: Any = None, **options: Any) -> tuple[str, list[Any]]:
+        """Return the answer and the history with it, as the model's own chat() does.
+
+        Raises:
+            Refused: the line is full, or the text is too long for the model.
+        """
+        with Generation(self._host, self._script, query) as generation:
+            with generation.ticket.working():
+                self._fit(tokenizer, query, history, options)
+                # Asked after every token: an answer that nobody waits for any more stops there.
+                options["stopping_criteria"] = [lambda *_, **__: generation.client_gone()]
+                answer, history = self._model.chat(tokenizer, query, history=history, **options)
+            generation.answer = answer
+        return answer, history
+
+    def stream_chat(
+        self,
+        tokenizer: Any,
+        query: str,
+        history: Any = None,
+        past_key_values: Any = None,
+        return_past_key_values: bool = False,
+        **options: Any,
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield the growing answer and the history with it, as the model's own stream_chat() does.
+
+        ``past_key_values`` is neither used nor given back: web_demo keeps it for every browser session it
+        ever saw, on the GPU (28 KB a token), until the card is full. Reading the history again costs less.
+
+        Raises:
+            Refused: the line is full, or the text is too long for the model.
+            ClientGone: the client went away.
+            TurnLost: nobody has asked for the next piece for too long.
+        """
+        with Generation(self._host, self._script, query) as generation:
+            with generation.ticket.working():
+                self._fit(tokenizer, query, history, options)
+                pieces = self._model.stream_chat(tokenizer, query, history=history, **options)
+            generation.on_expelled(pieces.close)
+            try:
+                while True:
+                    with generation.ticket.working():
+                        piece = next(pieces, None)
+                    if piece is None:
+                        return
+                    if generation.client_gone():
+                        raise ClientGone
+                    generation.answer = piece[0]
+                    yield (*piece, None) if return_past_key_values else piece
+            finally:
+                pieces.close()
+
+    def _fit(self, tokenizer: Any, query: str, history: Any, options: dict[str, Any]) -> None:
+        """Keep prompt and answer within the model's positions; ``options['max_length']`` is in tokens.
+
+        A position beyond the last is no error on the GPU but an assertion that spoils the whole process,
+        and a prompt as long as max_length is answered with a single token.
+        """
+        limit = getattr(self._model.config, "seq_length", MODEL_DEFAULT_MAX_LENGTH)
+        asked = options.get("max_length")
+        options["max_length"] = min(MODEL_DEFAULT_MAX_LENGTH if asked is None else int(asked), limit)
+        tokens = len(tokenizer.encode(tokenizer.build_prompt(query, history=history)))
+        if tokens >= options["max_length"]:
+            raise Refused(
+                400,
+                f"The prompt with its history takes {tokens} tokens and leaves no room for an answer: "
+                f"max_length is {options['max_length']} tokens (the model's limit is {limit}); "
+                "shorten or clear the history, or raise max_length.",
+            )

@@ -1,0 +1,96 @@
+"""The order of things: configuration, health, model, scripts, first words, ready; then watch."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from typing import NoReturn
+
+from demo_host.config import Config, ConfigError, read_config
+from demo_host.health import start_health_server
+from demo_host.log import take_stdout
+from demo_host.notify import notify
+from demo_host.one_model import LoadError, first_generation, load
+from demo_host.patches import patch_for, set_environment
+from demo_host.scripts import enter_code_dir, listens, start_script, taken_ports
+from demo_host.state import Host, State
+from demo_host.turns import Turns
+
+STALL_SECONDS = 30.0  # for a stream's reader to ask for the next piece
+FAILED_SHOWN_SECONDS = 2.0  # for which /healthz says "failed" before the process ends
+PORT_CHECK_SECONDS = 10.0
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Run the host until it is told to stop (exit code 0), fails (1) or cannot use its configuration (2)."""
+    if len(arguments) != 1:
+        print("usage: python -m demo_host CONFIG.json", file=sys.stderr)
+        sys.exit(2)
+    try:
+        config = read_config(arguments[0])
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    host = make_host(config)
+    # os._exit: threads inside torch, uvicorn and gradio do not survive the interpreter's own farewell.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGINT, lambda *_: os._exit(0))
+    try:
+        start_health_server(host)
+    except OSError as error:
+        host.fail(f"port {config.health_port} of the health server: {error}")
+        os._exit(1)
+    # Not in this thread: signals are handled between two steps of it, and a step of loading can be long.
+    threading.Thread(target=start, args=(host,), name="start", daemon=True).start()
+    watch(host)
+    time.sleep(FAILED_SHOWN_SECONDS)
+    os._exit(1)
+
+
+def make_host(config: Config) -> Host:
+    """Put together what the parts of the host share."""
+    state = State([script.name for script in config.scripts])
+    return Host(config, state, Turns(config.queue_limit), take_stdout(config.log_text))
+
+
+def start(host: Host) -> None:
+    """Bring the host from "loading" to "ready"; any failure is noted in its state."""
+    began = time.monotonic()
+    try:
+        taken = taken_ports([script.port for script in host.config.scripts])
+        if taken:
+            host.fail(f"port {', '.join(map(str, taken))} is taken by another program")
+            return
+        set_environment()
+        tokenizer, model = load(host.config)
+        host.log.write("loaded", seconds=round(time.monotonic() - began, 1), model=host.config.model_dir)
+        host.state.set("starting", "the model is loaded, the scripts start")
+        enter_code_dir(host.config.code_dir)
+        patch_for(host, host.config.scripts, tokenizer, model)
+        if not all(start_script(host, script) for script in host.config.scripts):
+            return
+        first_generation(host, tokenizer, model)
+    except LoadError as error:
+        host.fail(str(error))
+    except Exception as error:
+        host.fail(f"could not start: {type(error).__name__}: {error}")
+    else:
+        host.state.set("ready", "all scripts answer")
+        host.log.write("ready", seconds=round(time.monotonic() - began, 1), scripts=len(host.config.scripts))
+        notify("READY=1")
+
+
+def watch(host: Host) -> None:
+    """Free the model from readers that stopped reading, and see that all ports are open, until the host fails."""
+    checked = time.monotonic()
+    while (state := host.state.snapshot()["state"]) != "failed":
+        time.sleep(0.5)
+        if host.turns.expel_stalled(STALL_SECONDS):
+            host.log.write("stalled", seconds=STALL_SECONDS)
+        if state == "ready" and time.monotonic() - checked > PORT_CHECK_SECONDS:
+            checked = time.monotonic()
+            for script in host.config.scripts:
+                # gradio serves from a thread of its own, whose death its script does not notice.
+                if not listens(script.port):
+                    host.fail(f"{script.file} no longer listens on port {script.port}", script.name)

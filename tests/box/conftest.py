@@ -1,0 +1,14 @@
+"""Boxes for accidents: real ones, started fresh, removed afterwards."""
+
+from __future__ import annotations
+
+import box
+import pytest
+
+
+@pytest.fixture(scope="module")
+def bare_box():
+    """The inventory of a bare box, which has a tiny disk at /small as well."""
+    inventory = box.start_test_box("accidents", options=("--mount", "type=tmpfs,destination=/small,tmpfs-size=64m"))
+    yield inventory
+    box.stop_test_box("accidents")

@@ -1,0 +1,95 @@
+"""The box's half of `artifact`: what is accepted, and what a wrong file is told to be."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import pytest
+from ansible_collections.glmbox.box.plugins.modules import artifact
+
+CONTENT = b"the right bytes"
+
+
+def entry(content: bytes = CONTENT, **more) -> dict:
+    sha256 = hashlib.sha256(content).hexdigest()
+    return {"artifact": "a", "path": "x.bin", "sha256": sha256, "size": len(content), "part": "part", "urls": []} | more
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "chown", lambda *_: None)
+    (tmp_path / ".arriving").mkdir()
+    return artifact.Shelf(str(tmp_path))
+
+
+def arrive(shelf, content: bytes) -> None:
+    with open(shelf.part(entry()), "wb") as file:
+        file.write(content)
+
+
+def test_a_proven_file_gets_its_name_and_a_stamp(shelf):
+    arrive(shelf, CONTENT)
+    shelf.accept(entry(), "a mirror", keep_bad=False)
+    assert open(shelf.final(entry()), "rb").read() == CONTENT
+    assert artifact.Shelf(shelf.dest).stands(entry(), recheck=False)
+
+
+def test_a_stamp_spares_the_reading_until_the_file_changes(shelf, monkeypatch):
+    arrive(shelf, CONTENT)
+    shelf.accept(entry(), "a mirror", keep_bad=False)
+    monkeypatch.setattr(artifact, "sha256_of", lambda path: "read")
+    assert artifact.Shelf(shelf.dest).stands(entry(), recheck=False)
+    assert not artifact.Shelf(shelf.dest).stands(entry(), recheck=True)
+    os.utime(shelf.final(entry()), ns=(1, 1))
+    assert not artifact.Shelf(shelf.dest).stands(entry(), recheck=False)
+
+
+def test_an_unstamped_file_is_read(shelf):
+    os.makedirs(os.path.dirname(shelf.final(entry())))
+    with open(shelf.final(entry()), "wb") as file:
+        file.write(CONTENT)
+    assert shelf.stands(entry(), recheck=False)
+    with open(shelf.final(entry()), "wb") as file:
+        file.write(CONTENT[::-1])
+    assert not shelf.stands(entry(), recheck=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a git-lfs pointer of 56 bytes"),
+        (b"\n<!DOCTYPE html><html>expired</html>", "is an HTML page of 36 bytes"),
+        (CONTENT[:5], "has 5 bytes where 15 were expected"),
+        (CONTENT[::-1], f"has sha256 {hashlib.sha256(CONTENT[::-1]).hexdigest()} where"),
+    ],
+)
+def test_a_wrong_file_is_named_and_never_gets_the_final_name(shelf, content, sentence):
+    arrive(shelf, content)
+    with pytest.raises(artifact.Wrong) as caught:
+        shelf.accept(entry(), "mirror.example", keep_bad=False)
+    assert sentence in str(caught.value)
+    assert "x.bin of a from mirror.example" in str(caught.value)
+    assert not os.path.exists(shelf.final(entry()))
+    assert not os.path.exists(shelf.part(entry()))
+
+
+def test_a_wrong_file_is_kept_only_when_asked(shelf):
+    arrive(shelf, b"wrong")
+    with pytest.raises(artifact.Wrong):
+        shelf.accept(entry(), "mirror.example", keep_bad=True)
+    assert open(shelf.final(entry()) + ".bad", "rb").read() == b"wrong"
+
+
+def test_a_file_that_nobody_has_is_a_sentence(shelf):
+    fetched, problems = artifact.bring(shelf, [entry(in_bundle=False)], {"connections": 1, "keep_bad": False})
+    assert fetched == []
+    assert problems == [
+        "x.bin of a has no mirror and is not in the bundle. Fill the bundle on a machine that has it, then run again."
+    ]
+
+
+def test_aria2_gets_all_mirrors_of_a_file_in_one_line(shelf):
+    text = artifact.aria2_input(shelf, [entry(urls=["https://one.example/x", "https://two.example/x"])])
+    assert text.splitlines()[0] == "https://one.example/x\thttps://two.example/x"
+    assert f"  out={entry()['part']}" in text.splitlines()

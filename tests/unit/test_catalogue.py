@@ -1,0 +1,74 @@
+"""Artifact tables and the bundle."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from ansible_collections.glmbox.box.plugins.module_utils.catalogue import Bundle, CatalogueError, files_of, load
+from ansible_collections.glmbox.box.plugins.module_utils.files import sha256_of
+
+SHA = "a" * 64
+
+
+def test_tables_are_merged_with_a_bundles_own(tmp_path):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "one.yml").write_text(f"one:\n  files: [{{path: a, sha256: {SHA}}}]\n")
+    (tmp_path / "bundle" / "wheels").mkdir(parents=True)
+    (tmp_path / "bundle" / "wheels" / "manifest.yml").write_text(f"wheels:\n  files: [{{path: b, sha256: {SHA}}}]\n")
+    assert set(load(str(tmp_path / "tables"), str(tmp_path / "bundle"))) == {"one", "wheels"}
+
+
+def test_an_artifact_that_stands_twice_is_an_error(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yml").write_text("same:\n  files: []\n")
+    with pytest.raises(CatalogueError, match="same stands twice"):
+        load(str(tmp_path), "/nonexistent")
+
+
+def test_mirrors_are_filled_in_and_quoted():
+    tables = {
+        "a": {"mirrors": ["https://mirror.example/{path}"], "files": [{"path": "你 好.txt", "sha256": SHA, "size": 3}]}
+    }
+    (file,) = files_of(tables, ["a"])
+    assert file["urls"] == ["https://mirror.example/%E4%BD%A0%20%E5%A5%BD.txt"]
+    assert file["size"] == 3
+
+
+def test_all_problems_come_at_once():
+    tables = {"a-1": {"files": [{"path": "../x", "sha256": SHA}, {"path": "y", "sha256": "short"}]}}
+    with pytest.raises(CatalogueError) as caught:
+        files_of(tables, ["a-1", "a-2"])
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert "leaves the artifact's folder" in lines[0]
+    assert "no sha256" in lines[1]
+    assert lines[2] == "No table knows the artifact a-2. Known are a-1."
+
+
+def test_files_of_the_same_content_arrive_apart():
+    tables = {"a": {"files": [{"path": "x", "sha256": SHA}, {"path": "y", "sha256": SHA}]}}
+    assert len({file["part"] for file in files_of(tables, ["a"])}) == 2
+
+
+def test_a_damaged_bundle_is_named_with_both_hashes(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_bytes(b"right")
+    right = sha256_of(str(tmp_path / "a" / "x"))
+    file = files_of({"a": {"files": [{"path": "x", "sha256": right}]}}, ["a"])[0]
+    assert Bundle(str(tmp_path)).problem(file) == ""
+    (tmp_path / "a" / "x").write_bytes(b"wrong")
+    problem = Bundle(str(tmp_path)).problem(file)
+    assert right in problem
+    assert "damaged" in problem
+
+
+def test_a_bundles_file_is_read_once(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_bytes(b"right")
+    file = files_of({"a": {"files": [{"path": "x", "sha256": sha256_of(str(tmp_path / "a" / "x"))}]}}, ["a"])[0]
+    assert Bundle(str(tmp_path)).problem(file) == ""
+    monkeypatch.setattr("ansible_collections.glmbox.box.plugins.module_utils.catalogue.sha256_of", lambda path: "read")
+    assert Bundle(str(tmp_path)).problem(file) == ""
+    os.utime(tmp_path / "a" / "x", ns=(1, 1))
+    assert "read" in Bundle(str(tmp_path)).problem(file)

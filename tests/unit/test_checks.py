@@ -1,0 +1,162 @@
+"""Inputs, hosts and the plan: every wrong thing its sentence."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.glmbox.box.plugins.module_utils import host, inputs
+from ansible_collections.glmbox.box.plugins.module_utils.plan import PlanError, plan
+
+OPTIONS = {
+    "python_version": {"type": "str", "required": True, "description": "x."},
+    "python_jobs": {"type": "int", "default": 0, "description": "x."},
+    "python_mode": {"type": "str", "choices": ["a", "b"], "default": "a", "description": "x."},
+}
+
+
+def test_all_values_are_held_against_the_specs_at_once():
+    problems = inputs.value_problems(OPTIONS, {"python_jobs": "many", "python_mode": "c"})
+    text = " ".join(problems)
+    assert len(problems) == 3
+    assert "python_version" in text
+    assert "python_jobs" in text
+    assert "python_mode" in text
+    assert inputs.value_problems(OPTIONS, {"python_version": "3.10.20", "python_jobs": "4"}) == []
+
+
+def test_a_mistyped_name_gets_a_suggestion():
+    (problem,) = inputs.unknown_names(
+        {"python": OPTIONS}, ["python_verison", "python_jobs", "ansible_python_interpreter"]
+    )
+    assert problem == "No role reads the variable python_verison. Did you mean python_version?"
+
+
+@pytest.mark.parametrize(
+    ("said", "part"),
+    [
+        ("root@h: Permission denied (publickey).", "refuses the login"),
+        ("ssh: connect to host h port 1: Connection refused", "nothing listens"),
+        ("ssh: connect to host h port 1: Connection timed out", "no answer in time"),
+        ("Host key verification failed.", "ssh-keygen -R"),
+        ("Could not resolve hostname h: Name or service not known", "does not resolve"),
+        ("Connection timed out during banner exchange", "no answer in time"),
+        ("kex_exchange_identification: banner exchange: invalid format", "does not speak SSH"),
+        ("something new", "something new"),
+    ],
+)
+def test_a_box_that_does_not_answer_is_one_sentence(said, part):
+    sentence = host.unreachable(said, "203.0.113.7:16116")
+    assert sentence.startswith("203.0.113.7:16116 does not answer: ")
+    assert part in sentence
+    assert "\n" not in sentence
+
+
+def test_the_boxes_python():
+    assert host.python_problem("a motd that talks\nglmbox 3 8\n", "/usr/bin/python3") == ""
+    assert "is Python 3.6" in host.python_problem("glmbox 3 6\n", "/usr/bin/python3")
+    assert "is missing" in host.python_problem("", "/usr/bin/python3")
+
+
+FACTS = {
+    "distribution": "ubuntu",
+    "distribution_version": "22.04",
+    "architecture": "x86_64",
+    "is_root": True,
+    "init": "systemd",
+    "present": [],
+    "listeners": [{"address": "0.0.0.0", "port": 22}],
+    "disks": {"/opt": {"device": 1, "free_mib": 10000}, "/data": {"device": 1, "free_mib": 10000}},
+    "gpus": [{"name": "RTX 4090", "memory_mib": 24564, "driver": "535.54.03", "compute_capability": "8.9"}],
+    "gpu_problem": "",
+}
+WISH = {
+    "disk_needs": [{"path": "/opt", "mib": 4000, "what": "one"}, {"path": "/data", "mib": 4000, "what": "two"}],
+    "ports": {"gateway_port": 3389},
+    "own_port_file": "/etc/ours",
+    "needs_gpu": True,
+    "model": "chatglm2-6b",
+    "device": "cuda",
+    "precision": "auto",
+}
+
+
+def test_a_good_box_has_no_problem():
+    assert host.host_problems(FACTS, WISH) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"distribution_version": "18.04"}, "ubuntu 18.04"),
+        ({"distribution": "centos"}, "centos"),
+        ({"architecture": "aarch64"}, "aarch64"),
+        ({"is_root": False}, "ansible_become"),
+        ({"init": "none"}, "systemd"),
+        ({"listeners": [{"address": "127.0.0.1", "port": 3389}]}, "Port 3389 is taken"),
+        ({"gpus": [], "gpu_problem": "nvidia-smi is not on PATH"}, "nvidia-smi is not on PATH"),
+        ({"gpus": [FACTS["gpus"][0] | {"driver": "440.33"}]}, "older than 450.80.02"),
+        (
+            {"gpus": [FACTS["gpus"][0] | {"name": "RTX 5090", "compute_capability": "12.0"}]},
+            "no kernels for the RTX 5090",
+        ),
+        ({"gpus": [FACTS["gpus"][0] | {"memory_mib": 6144}]}, "rent a card with 8 GiB"),
+    ],
+)
+def test_each_thing_in_the_way_is_a_sentence(change, part):
+    (problem,) = host.host_problems({**FACTS, **change}, WISH)
+    assert part in problem
+
+
+def test_everything_in_the_way_comes_at_once():
+    facts = FACTS | {"architecture": "aarch64", "is_root": False, "gpus": [], "gpu_problem": "none"}
+    assert len(host.host_problems(facts, WISH)) == 3
+
+
+def test_our_own_port_is_no_problem():
+    facts = FACTS | {"listeners": [{"address": "0.0.0.0", "port": 3389}], "present": ["/etc/ours"]}
+    assert host.host_problems(facts, WISH) == []
+
+
+def test_prepare_needs_no_gpu():
+    assert host.host_problems(FACTS | {"gpus": [], "gpu_problem": "none"}, WISH | {"needs_gpu": False}) == []
+
+
+def test_what_shares_a_disk_is_summed():
+    facts = FACTS | {"disks": {path: {"device": 1, "free_mib": 8799} for path in ("/opt", "/data")}}
+    (problem,) = host.host_problems(facts, WISH)
+    assert "8799 MiB free and 8800 are needed (one 4000, two 4000" in problem
+    apart = {"/opt": {"device": 1, "free_mib": 4400}, "/data": {"device": 2, "free_mib": 4400}}
+    assert host.host_problems(FACTS | {"disks": apart}, WISH) == []
+
+
+@pytest.mark.parametrize(
+    ("card_mib", "wished", "precision"),
+    [
+        (24564, "auto", "fp16"),
+        (15109, "auto", "fp16"),  # Tesla T4
+        (12288, "auto", "int8"),  # RTX 3060
+        (10240, "auto", "int8"),
+        (8192, "auto", "int4"),
+        (24564, "int4", "int4"),
+    ],
+)
+def test_the_plan_takes_the_best_that_fits(card_mib, wished, precision):
+    assert plan("chatglm2-6b", "cuda", wished, card_mib)["precision"] == precision
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("chatglm2-6b", "cuda", "auto", 6144), "rent a card with 8 GiB or more"),
+        (("chatglm2-6b", "cuda", "fp16", 12288), "set demos_precision to int8"),
+        (("chatglm2-6b", "cuda", "fp32", 81920), "for the CPU"),
+        (("miniature", "cpu", "int4", 0), "needs a GPU"),
+    ],
+)
+def test_a_plan_that_does_not_fit_says_what_would(arguments, part):
+    with pytest.raises(PlanError, match=part):
+        plan(*arguments)
+
+
+def test_the_plan_on_a_cpu_and_for_a_small_model():
+    assert plan("miniature", "cpu", "auto", 0)["precision"] == "fp32"
+    assert plan("miniature", "cuda", "auto", 2048)["precision"] == "fp16"

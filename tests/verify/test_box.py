@@ -1,0 +1,111 @@
+"""What a deployed box must be, seen from inside over SSH."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from ansible_collections.glmbox.box.plugins.module_utils.catalogue import files_of, load
+
+SERVICES = ("glmbox-demos", "glmbox-gateway")
+
+
+def test_only_ssh_and_the_gateway_listen_beyond_loopback(box, settings):
+    lines = box.check_output("cat /proc/net/tcp /proc/net/tcp6").splitlines()
+    listening = [line.split()[1].split(":") for line in lines if line.split()[3] == "0A"]
+    loopback = ("0100007F", "0" * 24 + "01000000", "0" * 16 + "FFFF00000100007F")
+    outside = {int(port, 16) for address, port in listening if address not in loopback}
+    assert outside == {22, int(settings["gateway_port"])}
+
+
+def test_the_demos_listen_on_loopback(box, settings):
+    for name in ("health", "api", "openai", "web"):
+        assert box.socket(f"tcp://127.0.0.1:{settings[f'demos_{name}_port']}").is_listening
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_runs_now_and_after_a_boot(box, name):
+    service = box.service(name)
+    assert service.is_running
+    assert service.is_enabled
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_unprivileged_and_hardened(box, settings, name):
+    keys = "User,NoNewPrivileges,ProtectSystem,ProtectHome,PrivateTmp,CapabilityBoundingSet,NRestarts,MainPID"
+    shown = dict(
+        line.split("=", 1) for line in box.check_output(f"systemctl show -p {keys} {name}.service").splitlines()
+    )
+    assert shown["User"] == settings["box_user"]
+    assert shown["NoNewPrivileges"] == "yes"
+    assert (shown["ProtectSystem"], shown["ProtectHome"], shown["PrivateTmp"]) == ("strict", "yes", "yes")
+    assert shown["CapabilityBoundingSet"] == ""
+    assert shown["NRestarts"] == "0"
+    owner = box.check_output(f"stat -c %U /proc/{shown['MainPID']}")
+    assert owner == settings["box_user"]
+
+
+def test_the_user_cannot_log_in(box, settings):
+    user = box.user(settings["box_user"])
+    assert user.shell == "/usr/sbin/nologin"
+    assert user.password in ("!", "*", "!!")
+
+
+def test_the_distributions_nginx_is_off(box):
+    assert not box.service("nginx").is_running
+    assert not box.service("nginx").is_enabled
+
+
+def test_openssl_is_the_wished_one_and_trusts_the_systems_certificates(box, settings):
+    program = f"{settings['box_install_dir']}/openssl/bin/openssl"
+    assert box.check_output(f"{program} version").startswith(f"OpenSSL {settings['openssl_version']} ")
+    stores = box.check_output(f"readlink -f {settings['box_install_dir']}/openssl/ssl/certs")
+    assert stores == "/etc/ssl/certs"
+
+
+def test_python_is_the_wished_one_linked_to_our_openssl(box, settings):
+    short = ".".join(settings["python_version"].split(".")[:2])
+    script = "import sys, ssl; print(sys.version.split()[0], ssl.OPENSSL_VERSION)"
+    said = box.check_output(f"/usr/local/bin/python{short} -c {shlex.quote(script)}")
+    assert said.startswith(f"{settings['python_version']} OpenSSL {settings['openssl_version']} ")
+
+
+def test_the_environment_is_whole(box, settings):
+    python = f"{settings['box_install_dir']}/venv/bin/python"
+    assert box.run(f"{python} -m pip check").rc == 0
+    script = "import torch, transformers; print(torch.version.cuda, transformers.__version__)"
+    cuda = {"py310-cu118": "11.8", "py311-cpu": "None"}[settings["torch_lock"]]
+    assert box.check_output(f"{python} -c {shlex.quote(script)}") == f"{cuda} 4.30.2"
+
+
+def test_every_artifact_stands_with_its_hash(box, settings):
+    tables = load(settings["fetch_catalogue"], settings["fetch_bundle"])
+    small = [file for file in files_of(tables, settings["fetch_artifacts"]) if (file["size"] or 0) < 2**28]
+    listing = "".join(f"{file['sha256']}  {file['artifact']}/{file['path']}\n" for file in small)
+    checked = box.run(f"cd {settings['fetch_dir']} && printf %s {shlex.quote(listing)} | sha256sum --check --quiet")
+    assert checked.rc == 0, checked.stdout
+    assert len(small) > 10
+
+
+def test_what_failed_or_is_arriving_stands_under_no_final_name(box, settings):
+    assert box.check_output(f"find {settings['fetch_dir']} -name '*.bad' -o -name '*.aria2'") == ""
+    assert box.check_output(f"ls -A {settings['fetch_dir']}/.arriving") == ""
+
+
+def test_the_token_is_readable_by_the_gateway_alone(box, settings, token):
+    file = box.file(f"{settings['gateway_config_dir']}/token.conf")
+    assert (file.user, file.group, file.mode) == ("root", settings["box_user"], 0o640)
+    assert file.contains(token)
+    assert Path(settings["gateway_token_file"]).stat().st_mode & 0o777 == 0o600
+
+
+def test_the_token_stands_in_no_log_and_no_argument(box, token):
+    assert box.run(f"journalctl --no-pager --output cat | grep -c {token}").stdout.strip() == "0"
+    assert box.run(f"cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -v 'grep' | grep -c {token}").stdout.strip() == "0"
+
+
+def test_health_tells_the_model(box, settings):
+    health = json.loads(box.check_output(f"cat {settings['box_config_dir']}/demos.json"))
+    assert health["model_dir"].endswith("/" + settings["weights_model"])
