@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 
 import pytest
-from ansible_collections.glmbox.box.plugins.module_utils.catalogue import Bundle, CatalogueError, files_of, load
+from ansible_collections.glmbox.box.plugins.module_utils.catalogue import (
+    Bundle,
+    CatalogueError,
+    files_of,
+    load,
+    table_of,
+)
 from ansible_collections.glmbox.box.plugins.module_utils.files import sha256_of
 
 SHA = "a" * 64
@@ -72,3 +78,12 @@ def test_a_bundles_file_is_read_once(tmp_path, monkeypatch):
     assert Bundle(str(tmp_path)).problem(file) == ""
     os.utime(tmp_path / "a" / "x", ns=(1, 1))
     assert "read" in Bundle(str(tmp_path)).problem(file)
+
+
+def test_a_folder_of_the_project_is_an_artifact_too(tmp_path):
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "x.pyc").touch()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.py").write_text("b")
+    (tmp_path / "a.py").write_text("a")
+    assert [file["path"] for file in table_of(str(tmp_path))["files"]] == ["a.py", "sub/b.py"]

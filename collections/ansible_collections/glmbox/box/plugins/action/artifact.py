@@ -7,7 +7,13 @@ import tarfile
 import tempfile
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.glmbox.box.plugins.module_utils.catalogue import Bundle, CatalogueError, files_of, load
+from ansible_collections.glmbox.box.plugins.module_utils.catalogue import (
+    Bundle,
+    CatalogueError,
+    files_of,
+    load,
+    table_of,
+)
 
 # Files below this size travel together in one tar: a round trip costs more than their bytes.
 SMALL_BYTES = 8 * 2**20
@@ -16,14 +22,18 @@ SMALL_BYTES = 8 * 2**20
 class ActionModule(ActionBase):
     """Make artifacts stand on the box; plugins/modules/artifact.py documents the options."""
 
-    _VALID_ARGS = frozenset(("names", "catalogue", "bundle", "dest", "recheck", "keep_bad", "connections"))
+    _VALID_ARGS = frozenset(("names", "catalogue", "bundle", "folder", "dest", "recheck", "keep_bad", "connections"))
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
         args = self._task.args
-        bundle = Bundle(os.path.expanduser(args["bundle"]))
+        bundle = Bundle(os.path.expanduser(args.get("folder") or args["bundle"]))
         try:
-            wanted = files_of(load(args["catalogue"], bundle.folder), args["names"])
+            if "folder" in args:
+                tables = {name: table_of(os.path.join(bundle.folder, name)) for name in args["names"]}
+            else:
+                tables = load(args["catalogue"], bundle.folder)
+            wanted = files_of(tables, args["names"])
         except CatalogueError as error:
             return dict(result, failed=True, msg=str(error))
         for file in wanted:
@@ -38,7 +48,8 @@ class ActionModule(ActionBase):
         if looked.get("failed") or not looked["missing"] or self._task.check_mode:
             return dict(result, **looked)
         from_bundle = [file for file in looked["missing"] if file["in_bundle"]]
-        problems = [problem for problem in map(bundle.problem, from_bundle) if problem]
+        # A folder of the project was hashed a moment ago, and gets no file of stamps.
+        problems = [] if "folder" in args else [problem for problem in map(bundle.problem, from_bundle) if problem]
         if problems:
             return dict(result, failed=True, msg="\n".join(problems))
         self._push(bundle, from_bundle, os.path.join(args["dest"], ".arriving"))

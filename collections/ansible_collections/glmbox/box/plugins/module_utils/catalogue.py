@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import os
@@ -38,6 +39,20 @@ def load(catalogue: str, bundle: str) -> dict:
                     raise CatalogueError(f"The artifact {name} stands twice; the second time in {source}. Remove one.")
                 tables[name] = table
     return tables
+
+
+def table_of(folder: str) -> dict:
+    """Return the table of a folder of this project's own: its files as they are, without hidden ones and caches."""
+    paths = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name != "__pycache__" and not name.startswith("."))
+        paths += [os.path.join(parent, name) for name in sorted(names) if not name.startswith(".")]
+    return {
+        "files": [
+            {"path": os.path.relpath(path, folder), "sha256": sha256_of(path), "size": os.path.getsize(path)}
+            for path in paths
+        ]
+    }
 
 
 def files_of(tables: dict, names: list[str]) -> list[dict]:
@@ -102,5 +117,6 @@ class Bundle:
                 "the bundle's copy is damaged. Delete it and fill the bundle again."
             )
         self._stamps[path] = stamp_of(path, found)
-        write_json(self._stamp_file, self._stamps)
+        with contextlib.suppress(OSError):  # a bundle that cannot be written is read again the next time
+            write_json(self._stamp_file, self._stamps)
         return ""

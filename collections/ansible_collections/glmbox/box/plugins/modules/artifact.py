@@ -36,11 +36,12 @@ options:
   catalogue:
     description: Folder of the tables, on the controller.
     type: path
-    required: true
   bundle:
     description: Folder on the controller with files that need no download.
     type: path
-    required: true
+  folder:
+    description: In place of tables and bundle, a folder on the controller whose sub-folders are the artifacts.
+    type: path
   dest:
     description: Folder on the box; artifact C(a)'s file C(b) becomes C(<dest>/a/b).
     type: path
