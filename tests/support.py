@@ -60,7 +60,12 @@ def run_ansible(inventory: Path, **how: Any) -> Outcome:
             private_data_dir=folder,
             project_dir=str(ROOT),
             inventory=str(inventory),
-            envvars={"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+            envvars={
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "ANSIBLE_NOCOLOR": "1",
+                # The runner switches it off unless told, and would hide what a wrong host key does.
+                "ANSIBLE_HOST_KEY_CHECKING": "True",
+            },
             quiet=not os.environ.get("GLMBOX_TEST_OUTPUT"),
             **how,
         )

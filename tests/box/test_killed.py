@@ -12,7 +12,7 @@ from pathlib import Path
 import box
 import pytest
 from ansible_collections.glmbox.box.plugins.module_utils.questions import all_answers
-from support import ROOT, site
+from support import ROOT, run_ansible, site
 
 # Where a run is killed: so many seconds into a task of this name.
 POINTS = (
@@ -76,3 +76,20 @@ def test_killed_runs_end_in_a_converged_box(killed_box):
     port = box.podman("port", "glmbox-test-killed", "3389/tcp").rsplit(":", 1)[1]
     token = (killed_box / ".state" / "gateway_token").read_text().strip()
     assert all_answers(f"http://127.0.0.1:{port}", token, "你好")[1] == []
+
+
+def test_what_was_deployed_can_be_removed(killed_box):
+    removed = run_ansible(killed_box, playbook=str(ROOT / "playbooks" / "remove_box.yml"))
+    assert removed.failure == ""
+    left = box.podman(
+        "exec", "glmbox-test-killed", "sh", "-c", "ls -d /opt/* /etc/glmbox /usr/local/bin/* 2>&1; id glmbox 2>&1"
+    )
+    assert "No such file or directory" in left
+    assert "no such user" in left
+    assert "/opt/glmbox" not in left
+    assert "python3" not in left
+    assert box.podman("exec", "glmbox-test-killed", "ls", "/var/lib/glmbox/data/artifacts/miniature") != ""
+    listening = box.podman("exec", "glmbox-test-killed", "ss", "-Hltn")
+    assert [line.split()[3] for line in listening.splitlines()] == ["0.0.0.0:22", "[::]:22"]
+    again = run_ansible(killed_box, playbook=str(ROOT / "playbooks" / "remove_box.yml"))
+    assert again.changed == []
