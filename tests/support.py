@@ -45,6 +45,11 @@ class Outcome:
         """Return the names of the tasks that ran, in order."""
         return [event["event_data"]["task"] for event in self.events if event["event"] == "runner_on_ok"]
 
+    @property
+    def output(self) -> str:
+        """Return all that an operator would have seen."""
+        return "\n".join(event.get("stdout") or "" for event in self.events)
+
     def result(self, task: str) -> dict[str, Any]:
         """Return the result of a task that succeeded."""
         for event in self.events:

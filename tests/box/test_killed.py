@@ -64,6 +64,21 @@ def killed_box():
     box.stop_test_box("killed")
 
 
+def inside(*command: str) -> str:
+    """Return what a command prints inside the box."""
+    return box.podman("exec", "glmbox-test-killed", *command)
+
+
+def token_of(inventory: Path) -> str:
+    return (inventory / ".state" / "gateway_token").read_text().strip()
+
+
+def problems_outside(inventory: Path) -> list[str]:
+    """Return what is wrong with the box's answers, asked through its mapped port."""
+    port = box.podman("port", "glmbox-test-killed", "3389/tcp").rsplit(":", 1)[1]
+    return all_answers(f"http://127.0.0.1:{port}", token_of(inventory), "你好")[1]
+
+
 def test_killed_runs_end_in_a_converged_box(killed_box):
     for task, seconds in POINTS:
         printed = run_and_kill(killed_box, task, seconds)
@@ -71,25 +86,54 @@ def test_killed_runs_end_in_a_converged_box(killed_box):
     last = site(killed_box)
     assert last.failure == ""
     assert last.status == "successful"
-    again = site(killed_box)
-    assert again.changed == []
-    port = box.podman("port", "glmbox-test-killed", "3389/tcp").rsplit(":", 1)[1]
-    token = (killed_box / ".state" / "gateway_token").read_text().strip()
-    assert all_answers(f"http://127.0.0.1:{port}", token, "你好")[1] == []
+    assert site(killed_box).changed == []
+    assert problems_outside(killed_box) == []
+
+
+def test_check_mode_on_a_finished_box_finds_nothing_to_do(killed_box):
+    looked = site(killed_box, "--check", "--diff")
+    assert (looked.status, looked.failure, looked.changed) == ("successful", "", [])
+    assert "Keep the gateway running" in looked.output
+
+
+def test_a_new_token_replaces_the_old_one_and_shows_in_no_output(killed_box):
+    old = token_of(killed_box)
+    renewed = site(killed_box, "--diff", gateway_new_token=True)
+    assert renewed.failure == ""
+    assert token_of(killed_box) != old
+    assert "Write the token's map" in renewed.changed
+    assert problems_outside(killed_box) == []
+    for token in (old, token_of(killed_box)):
+        assert token not in renewed.output
+
+
+def test_a_service_that_is_killed_comes_back(killed_box):
+    for unit in ("glmbox-demos", "glmbox-gateway"):
+        inside("systemctl", "kill", "--signal=KILL", unit)
+    patience = time.monotonic() + 90
+    while problems_outside(killed_box):
+        assert time.monotonic() < patience, problems_outside(killed_box)
+        time.sleep(1)
+    assert inside("systemctl", "show", "-p", "NRestarts", "--value", "glmbox-demos") == "1"
+
+
+def test_it_comes_back_after_a_boot(killed_box):
+    box.podman("restart", "--time", "10", "glmbox-test-killed")
+    box.wait_until_up("glmbox-test-killed")
+    patience = time.monotonic() + 90
+    while problems_outside(killed_box):
+        assert time.monotonic() < patience, problems_outside(killed_box)
+        time.sleep(1)
+    assert site(killed_box).changed == []
 
 
 def test_what_was_deployed_can_be_removed(killed_box):
-    removed = run_ansible(killed_box, playbook=str(ROOT / "playbooks" / "remove_box.yml"))
-    assert removed.failure == ""
-    left = box.podman(
-        "exec", "glmbox-test-killed", "sh", "-c", "ls -d /opt/* /etc/glmbox /usr/local/bin/* 2>&1; id glmbox 2>&1"
-    )
-    assert "No such file or directory" in left
-    assert "no such user" in left
-    assert "/opt/glmbox" not in left
-    assert "python3" not in left
-    assert box.podman("exec", "glmbox-test-killed", "ls", "/var/lib/glmbox/data/artifacts/miniature") != ""
-    listening = box.podman("exec", "glmbox-test-killed", "ss", "-Hltn")
-    assert [line.split()[3] for line in listening.splitlines()] == ["0.0.0.0:22", "[::]:22"]
-    again = run_ansible(killed_box, playbook=str(ROOT / "playbooks" / "remove_box.yml"))
-    assert again.changed == []
+    remove = {"playbook": str(ROOT / "playbooks" / "remove_box.yml")}
+    assert run_ansible(killed_box, **remove).failure == ""
+    left = inside("sh", "-c", "ls -A /opt /usr/local/bin /etc/systemd/system; getent passwd; ls /etc")
+    assert "glmbox" not in left
+    assert "python3.11" not in left
+    assert "config.json" in inside("ls", "/var/lib/glmbox/data/artifacts/miniature")
+    listening = inside("ss", "-Hltn").splitlines()
+    assert sorted(line.split()[3] for line in listening) == ["0.0.0.0:22", "[::]:22"]
+    assert run_ansible(killed_box, **remove).changed == []

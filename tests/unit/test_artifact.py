@@ -45,14 +45,16 @@ def test_a_stamp_spares_the_reading_until_the_file_changes(shelf, monkeypatch):
     assert not artifact.Shelf(shelf.dest).stands(entry(), recheck=False)
 
 
-def test_an_unstamped_file_is_read(shelf):
+@pytest.mark.parametrize("size", [None, len(CONTENT)])
+def test_an_unstamped_file_is_read(shelf, size):
+    assert not shelf.stands(entry(size=size), recheck=False)
     os.makedirs(os.path.dirname(shelf.final(entry())))
     with open(shelf.final(entry()), "wb") as file:
         file.write(CONTENT)
-    assert shelf.stands(entry(), recheck=False)
+    assert shelf.stands(entry(size=size), recheck=False)
     with open(shelf.final(entry()), "wb") as file:
         file.write(CONTENT[::-1])
-    assert not shelf.stands(entry(), recheck=False)
+    assert not shelf.stands(entry(size=size), recheck=False)
 
 
 @pytest.mark.parametrize(

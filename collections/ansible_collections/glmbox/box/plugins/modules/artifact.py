@@ -118,7 +118,7 @@ class Shelf:
         final = self.final(file)
         if not recheck and stamp_holds(final, self.stamps(file["artifact"]).get(file["path"]), file["sha256"]):
             return True
-        if not os.path.isfile(final) or os.path.getsize(final) != file.get("size", os.path.getsize(final)):
+        if not os.path.isfile(final) or file["size"] not in (None, os.path.getsize(final)):
             return False
         return sha256_of(final) == file["sha256"]
 
