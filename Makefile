@@ -26,7 +26,7 @@ demo: .venv/.ready ## a bare box on this machine, deployed by site.yml and asked
 
 demo-clean: .venv/.ready ## remove the demo's box, image, key, token and bundle
 	@$(BIN)/python local_box/box.py clean
-	@rm -rf bundle
+	@rm -rf local_box/.bundle
 
 check: .venv/.ready ## the gates and the unit tests: two minutes
 	ansible-config validate -t all

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "collections"))
 from ansible_collections.glmbox.box.plugins.module_utils.catalogue import Bundle, files_of, load  # noqa: E402
 from ansible_collections.glmbox.box.plugins.module_utils.files import sha256_of  # noqa: E402
 
-BUNDLE = ROOT / "bundle"
+BUNDLE = ROOT / "local_box" / ".bundle"
 # artifact: (Debian suite, source package, end of the upstream tarball's name there)
 SOURCE_PACKAGES = {
     "openssl-1.1.1w": ("bullseye", "openssl", ".orig.tar.gz"),

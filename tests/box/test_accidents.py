@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import box
+import fill_bundle
 import pytest
 from support import ROOT, Outcome, site
 
@@ -134,7 +135,7 @@ def test_a_port_that_is_taken(bare_box):
 
 def bundle_copy(folder: Path) -> Path:
     """Return a copy of the bundle whose files are links, so that one can be replaced without harm."""
-    shutil.copytree(ROOT / "bundle", folder, copy_function=os.link, ignore=shutil.ignore_patterns(".stamps.json"))
+    shutil.copytree(fill_bundle.BUNDLE, folder, copy_function=os.link, ignore=shutil.ignore_patterns(".stamps.json"))
     return folder
 
 
@@ -166,3 +167,48 @@ def test_a_lost_token(bare_box):
     finally:
         inside("rm", unit)
     assert "gateway_token is gone from this controller. Put it back, or make a new token with -e" in said
+
+
+def test_settings_that_do_not_fit_come_in_one_message(bare_box):
+    said = refused(
+        site(
+            bare_box,
+            gateway_port=99999,
+            gateway_max_body="junk",
+            torch_lock="py310-cu118",
+            box_data_dir="data",
+            box_log_dir="/var/log",
+            box_ca_bundle="/nowhere.pem",
+        )
+    )
+    assert "6 problems" in said
+    for part in (
+        "gateway_port is 99999",
+        "gateway_max_body is junk",
+        "torch_lock py310-cu118 is not made for python_version 3.11.2",
+        "box_data_dir is data, which is not an absolute path",
+        "box_log_dir is /var/log; it has to lie in a folder named glmbox",
+        "box_ca_bundle is /nowhere.pem, and there is no such file",
+    ):
+        assert part in said
+
+
+def test_a_token_that_could_be_guessed(inventory_with):
+    inventory = inventory_with()
+    (inventory / ".state" / "gateway_token").write_text("\n")
+    assert "holds no token of at least 32 letters and digits" in refused(site(inventory))
+
+
+def test_an_inventory_without_hosts(bare_box):
+    empty = site(ROOT / "inventory" / "rented_gpu")
+    assert empty.status == "failed"
+    assert "inventory/rented_gpu names no host. Put your box into its hosts.yml" in empty.failure
+
+
+def test_a_login_that_is_not_root(inventory_with):
+    inside("sh", "-c", "useradd --create-home renter; cp -r /root/.ssh /home/renter; chown -R renter /home/renter/.ssh")
+    try:
+        said = refused(site(inventory_with(ansible_user="renter")))
+        assert "The login is not root and does not become it. Set ansible_become: true" in said
+    finally:
+        inside("userdel", "--remove", "renter")

@@ -38,30 +38,20 @@ def fetch_box(tmp_path_factory):
     box.stop_test_box("fetch")
 
 
-def fetch(inventory: Path, folder: Path, name: str, ports: list[int], content: bytes = CONTENT, **options) -> Outcome:
+def fetch(inventory: Path, folder: Path, name: str, ports: list[int], play: dict | None = None) -> Outcome:
     """Let the box fetch one file, whose right content is known, from servers of its own."""
     (folder / "catalogue").mkdir(exist_ok=True)
     table = {
         "thing": {
             "mirrors": [f"http://127.0.0.1:{port}/{{path}}" for port in ports],
-            "files": [{"path": name, "sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}],
+            "files": [{"path": name, "sha256": hashlib.sha256(CONTENT).hexdigest(), "size": len(CONTENT)}],
         }
     }
     (folder / "catalogue" / "thing.yml").write_text(yaml.safe_dump(table))
-    arguments = {
-        "names": ["thing"],
-        "catalogue": str(folder / "catalogue"),
-        "bundle": str(folder / "bundle"),
-        "dest": DEST,
-    }
-    play = [
-        {
-            "hosts": "all",
-            "gather_facts": False,
-            "tasks": [{"name": "Fetch", "glmbox.box.artifact": arguments | options}],
-        }
-    ]
-    (folder / "play.yml").write_text(yaml.safe_dump(play))
+    arguments = {"names": ["thing"], "catalogue": f"{folder}/catalogue", "bundle": f"{folder}/bundle", "dest": DEST}
+    tasks = [{"name": "Fetch", "glmbox.box.artifact": arguments}]
+    written = {"hosts": "all", "gather_facts": False, "tasks": tasks, **(play or {})}
+    (folder / "play.yml").write_text(yaml.safe_dump([written]))
     return run_ansible(inventory, playbook=str(folder / "play.yml"))
 
 
@@ -95,6 +85,21 @@ def test_the_bundle_comes_before_every_mirror(fetch_box, tmp_path):
     (tmp_path / "bundle" / "thing" / "file.bin").write_bytes(CONTENT)
     got = fetch(fetch_box, tmp_path, "file.bin", [DEAD])
     assert got.result("Fetch")["fetched"][0]["source"] == "the bundle"
+
+
+def test_a_login_that_becomes_root_can_push(fetch_box, tmp_path):
+    """The files arrive as the login user and end as root's, who gives them their names."""
+    user = "useradd --create-home renter; cp -r /root/.ssh /home/renter; chown -R renter /home/renter/.ssh"
+    inside = ("podman", "exec", NAME, "sh", "-c")
+    box.run(*box.as_root(*inside, f"{user}; echo 'renter ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/renter"))
+    (tmp_path / "bundle" / "thing").mkdir(parents=True)
+    (tmp_path / "bundle" / "thing" / "file.bin").write_bytes(CONTENT)
+    got = fetch(
+        fetch_box, tmp_path, "file.bin", [DEAD], play={"vars": {"ansible_user": "renter", "ansible_become": True}}
+    )
+    assert got.failure == ""
+    assert got.result("Fetch")["fetched"][0]["source"] == "the bundle"
+    assert box.podman("exec", NAME, "stat", "-c", "%U %a", f"{DEST}/thing/file.bin") == "root 644"
 
 
 @pytest.mark.parametrize(

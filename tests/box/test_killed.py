@@ -117,6 +117,21 @@ def test_a_service_that_is_killed_comes_back(killed_box):
     assert inside("systemctl", "show", "-p", "NRestarts", "--value", "glmbox-demos") == "1"
 
 
+def test_an_operators_certificate_is_trusted_by_everything(killed_box, tmp_path):
+    """A company's proxy signs with a certificate that nobody else knows."""
+    openssl = "/opt/glmbox/openssl/bin/openssl"
+    made = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=proxy.example -keyout /dev/null -out /tmp/operator.pem"
+    inside("sh", "-c", f"{openssl} {made} 2>/dev/null")
+    with pytest.raises(box.BoxError):
+        inside(openssl, "verify", "/tmp/operator.pem")
+    (tmp_path / "operator.pem").write_text(inside("cat", "/tmp/operator.pem") + "\n")
+    trusted = site(killed_box, "--tags", "box", box_ca_bundle=str(tmp_path / "operator.pem"))
+    assert trusted.failure == ""
+    assert "Put them into the system's store" in trusted.changed
+    assert inside(openssl, "verify", "/tmp/operator.pem").endswith("OK")
+    assert site(killed_box, "--tags", "box", box_ca_bundle=str(tmp_path / "operator.pem")).changed == []
+
+
 def test_it_comes_back_after_a_boot(killed_box):
     box.podman("restart", "--time", "10", "glmbox-test-killed")
     box.wait_until_up("glmbox-test-killed")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import tarfile
 
 import pytest
 from ansible_collections.glmbox.box.plugins.modules import artifact
@@ -84,7 +86,9 @@ def test_a_wrong_file_is_kept_only_when_asked(shelf):
 
 
 def test_a_file_that_nobody_has_is_a_sentence(shelf):
-    fetched, problems = artifact.bring(shelf, [entry(in_bundle=False)], {"connections": 1, "keep_bad": False})
+    fetched, problems = artifact.bring(
+        shelf, [entry(in_bundle=False)], {"connections": 1, "keep_bad": False, "pushed": ""}
+    )
     assert fetched == []
     assert problems == [
         "x.bin of a has no mirror and is not in the bundle. Fill the bundle on a machine that has it, then run again."
@@ -95,3 +99,26 @@ def test_aria2_gets_all_mirrors_of_a_file_in_one_line(shelf):
     text = artifact.aria2_input(shelf, [entry(urls=["https://one.example/x", "https://two.example/x"])])
     assert text.splitlines()[0] == "https://one.example/x\thttps://two.example/x"
     assert f"  out={entry()['part']}" in text.splitlines()
+
+
+def test_a_download_that_was_given_up_is_no_hindrance_to_a_push(shelf):
+    arrive(shelf, CONTENT)
+    with open(shelf.part(entry()) + ".aria2", "wb") as file:
+        file.write(b"of an earlier run")
+    params = {"connections": 1, "keep_bad": False, "pushed": ""}
+    fetched, problems = artifact.bring(shelf, [entry(in_bundle=True)], params)
+    assert problems == []
+    assert fetched[0]["source"] == "the bundle"
+    assert os.listdir(shelf.arriving) == []
+
+
+def test_what_a_killed_push_left_goes(shelf):
+    for name in ("push-old.tar", "push-new.tar"):
+        with tarfile.open(os.path.join(shelf.arriving, name), "w") as tar:
+            member = tarfile.TarInfo("part")
+            member.size = len(CONTENT)
+            tar.addfile(member, io.BytesIO(CONTENT))
+    with open(os.path.join(shelf.arriving, "push-old.tar"), "wb") as file:
+        file.write(b"half")
+    artifact.unpack_push(shelf, "push-new.tar")
+    assert os.listdir(shelf.arriving) == ["part"]

@@ -51,9 +51,46 @@ def test_a_box_that_does_not_answer_is_one_sentence(said, part):
 
 
 def test_the_boxes_python():
-    assert host.python_problem("a motd that talks\nglmbox 3 8\n", "/usr/bin/python3") == ""
-    assert "is Python 3.6" in host.python_problem("glmbox 3 6\n", "/usr/bin/python3")
-    assert "is missing" in host.python_problem("", "/usr/bin/python3")
+    assert host.python_problem("a motd that talks\nglmbox 3 8\n", "/usr/bin/python3", "2.19.14") == ""
+    assert "Run glmbox with Python 3.11" in host.python_problem("glmbox 3 8\n", "/usr/bin/python3", "2.21.5")
+    assert "is Python 3.6" in host.python_problem("glmbox 3 6\n", "/usr/bin/python3", "2.19.14")
+    assert "is missing" in host.python_problem("", "/usr/bin/python3", "2.19.14")
+
+
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        ("/data/glmbox", ""),
+        ("/var/lib/glmbox/data", ""),
+        ("data/glmbox", "not an absolute path"),
+        ("~/glmbox", "not an absolute path"),
+        ("/opt", "such as /opt/glmbox"),
+        ("/root/glmbox", "services see nothing below /root"),
+    ],
+)
+def test_a_folder_is_our_own_and_visible(path, part):
+    problems = host.folder_problems({"box_data_dir": path})
+    assert part in "".join(problems)
+    assert bool(problems) == bool(part)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fine"),
+    [
+        ("gateway_port", 99999, False),
+        ("gateway_port", "3389", True),
+        ("demos_queue_limit", -1, False),
+        ("fetch_connections", 17, False),
+        ("gateway_max_body", "junk", False),
+        ("gateway_max_body", "1m", True),
+        ("gateway_listen", "everywhere", False),
+        ("gateway_public_url", "203.0.113.7", False),
+    ],
+)
+def test_numbers_have_ranges_and_texts_have_shapes(name, value, fine):
+    problems = inputs.range_problems({name: value})
+    assert (problems == []) is fine
+    assert all(problem.startswith(f"{name} is {value}; it has to be") for problem in problems)
 
 
 FACTS = {
@@ -99,6 +136,7 @@ def test_a_good_box_has_no_problem():
             "no kernels for the RTX 5090",
         ),
         ({"gpus": [FACTS["gpus"][0] | {"memory_mib": 6144}]}, "rent a card with 8 GiB"),
+        ({"gpus": [FACTS["gpus"][0] | {"memory_mib": 0}]}, "does not tell the memory"),
     ],
 )
 def test_each_thing_in_the_way_is_a_sentence(change, part):

@@ -21,6 +21,11 @@ def test_health_needs_no_token_and_names_the_model(settings):
     assert settings["weights_model"] in json.loads(text)["model"]
 
 
+def test_health_alone_is_open(settings):
+    for path in ("/healthz%0a", "/healthz/x", "//", "/config", "/v1%2fmodels", "/v1/../config", "/metrics"):
+        assert send(request(settings["gateway_public_url"] + path))[0] == 401, path
+
+
 def test_a_refusal_tells_what_to_send(settings):
     status, text = send(request(settings["gateway_public_url"] + "/v1/models"))
     assert status == 401

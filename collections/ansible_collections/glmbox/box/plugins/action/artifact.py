@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tarfile
 import tempfile
 
@@ -39,12 +40,13 @@ class ActionModule(ActionBase):
         for file in wanted:
             file["in_bundle"] = bundle.has(file)
         options = {key: args[key] for key in ("dest", "recheck", "keep_bad", "connections") if key in args}
-        options["receive_as"] = self._get_remote_user() or "root"
 
         def on_box(files, **more):
             return self._execute_module("glmbox.box.artifact", dict(options, files=files, **more), task_vars=task_vars)
 
-        looked = on_box(wanted, step="receive")
+        # Who pushes is who logs in, not who becomes root; ~/.ssh/config may know his name where Ansible does not.
+        login = self._low_level_execute_command("id -un", sudoable=False)["stdout"].split()
+        looked = on_box(wanted, step="receive", receive_as=login[-1] if login else "root")
         if looked.get("failed") or not looked["missing"] or self._task.check_mode:
             return dict(result, **looked)
         from_bundle = [file for file in looked["missing"] if file["in_bundle"]]
@@ -52,12 +54,12 @@ class ActionModule(ActionBase):
         problems = [] if "folder" in args else [problem for problem in map(bundle.problem, from_bundle) if problem]
         if problems:
             return dict(result, failed=True, msg="\n".join(problems))
-        self._push(bundle, from_bundle, os.path.join(args["dest"], ".arriving"))
+        pushed = self._push(bundle, from_bundle, os.path.join(args["dest"], ".arriving"))
         options["recheck"] = False
-        return dict(result, **on_box(looked["missing"]))
+        return dict(result, **on_box(looked["missing"], pushed=pushed))
 
     def _push(self, bundle, files, folder):
-        """Copy files into the box's folder of what is arriving, the small ones in one tar."""
+        """Copy files into the box's folder of what is arriving; return the name of the tar with the small ones."""
         small = []
         for file in files:
             if os.path.getsize(bundle.path(file)) < SMALL_BYTES:
@@ -65,10 +67,13 @@ class ActionModule(ActionBase):
             else:
                 self._display.vv(f"pushing {file['path']}")
                 self._connection.put_file(bundle.path(file), os.path.join(folder, file["part"]))
-        if small:
-            with tempfile.TemporaryDirectory() as draft:
-                packed = os.path.join(draft, "push.tar")
-                with tarfile.open(packed, "w") as tar:
-                    for file in small:
-                        tar.add(bundle.path(file), arcname=file["part"])
-                self._connection.put_file(packed, os.path.join(folder, "push.tar"))
+        if not small:
+            return ""
+        name = f"push-{secrets.token_hex(8)}.tar"
+        with tempfile.TemporaryDirectory() as draft:
+            packed = os.path.join(draft, name)
+            with tarfile.open(packed, "w") as tar:
+                for file in small:
+                    tar.add(bundle.path(file), arcname=file["part"])
+            self._connection.put_file(packed, os.path.join(folder, name))
+        return name

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible.release import __version__ as ansible_version
 from ansible_collections.glmbox.box.plugins.module_utils.catalogue import Bundle, CatalogueError, files_of, load
-from ansible_collections.glmbox.box.plugins.module_utils.host import host_problems, python_problem, unreachable
-from ansible_collections.glmbox.box.plugins.module_utils.inputs import load_specs, unknown_names, value_problems
+from ansible_collections.glmbox.box.plugins.module_utils.host import (
+    folder_problems,
+    host_problems,
+    python_problem,
+    unreachable,
+)
+from ansible_collections.glmbox.box.plugins.module_utils.inputs import (
+    load_specs,
+    range_problems,
+    unknown_names,
+    value_problems,
+)
+
+TOKEN = re.compile(r"[0-9A-Za-z_-]{32,}")
 
 
 class ActionModule(ActionBase):
@@ -18,7 +32,8 @@ class ActionModule(ActionBase):
     _VALID_ARGS = frozenset(
         (
             "roles_dir", "roles", "names", "catalogue", "bundle", "dest", "recheck",
-            "disk_needs", "port", "own_port_file", "token_file", "model", "device", "precision",
+            "folders", "disk_needs", "ports", "own_port_file", "token_file", "model", "device", "precision",
+            "lock", "python", "ca_bundle",
         )
     )  # fmt: skip
 
@@ -46,6 +61,7 @@ class ActionModule(ActionBase):
     def _inputs(self):
         specs = load_specs(self._task.args["roles_dir"], self._task.args["roles"])
         problems = unknown_names(specs, [name for name in self._vars if not name.startswith("__")])
+        every_value = {}
         for options in specs.values():
             values = {}
             for name in options:
@@ -55,6 +71,29 @@ class ActionModule(ActionBase):
                     except AnsibleError as error:
                         problems.append(f"The value of {name} cannot be worked out: {error.message}")
             problems += value_problems(options, values)
+            every_value |= values
+        return problems + range_problems(every_value) + self._wishes()
+
+    def _wishes(self):
+        """Return what is wrong with inputs that have to fit each other, or a file of the controller."""
+        args = self._task.args
+        problems = folder_problems(args["folders"])
+        short = "py" + "".join(str(args["python"]).split(".")[:2])
+        if not str(args["lock"]).startswith(short + "-"):
+            problems.append(
+                f"torch_lock {args['lock']} is not made for python_version {args['python']}. "
+                "py310-cu118 goes with 3.10, py311-cpu with 3.11."
+            )
+        if args["ca_bundle"] and not os.path.isfile(os.path.expanduser(args["ca_bundle"])):
+            problems.append(f"box_ca_bundle is {args['ca_bundle']}, and there is no such file on this controller.")
+        token_file = args["token_file"]
+        if os.path.isfile(token_file):
+            with open(token_file, encoding="utf-8", errors="replace") as file:
+                if not TOKEN.fullmatch(file.read().strip()):
+                    problems.append(
+                        f"{token_file} holds no token of at least 32 letters and digits. Delete it and run again with "
+                        "-e gateway_new_token=true."
+                    )
         return problems
 
     def _key(self):
@@ -74,7 +113,7 @@ class ActionModule(ActionBase):
             said = self._low_level_execute_command(probe, sudoable=False)
         except AnsibleConnectionFailure as error:
             return [unreachable(error.message, address)]
-        problem = python_problem(said["stdout"], interpreter)
+        problem = python_problem(said["stdout"], interpreter, ansible_version)
         return [problem] if problem else []
 
     def _box(self):
@@ -93,9 +132,9 @@ class ActionModule(ActionBase):
         tags = set(self._vars.get("ansible_run_tags", ["all"]))
         wish = {
             "disk_needs": needs,
-            "ports": {"gateway_port": int(args["port"])},
+            "ports": {name: int(port) for name, port in args["ports"].items()},
             "own_port_file": args["own_port_file"],
-            "needs_gpu": bool(tags & {"all", "activate"}),
+            "needs_gpu": bool(tags & {"all", "activate", "preflight"}),
             "model": args["model"],
             "device": args["device"],
             "precision": args["precision"],

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 from ansible_collections.glmbox.box.plugins.module_utils.plan import PlanError, plan
 
 SUPPORTED = {"debian": ("11", "12"), "ubuntu": ("20.04", "22.04", "24.04")}
-OLDEST_PYTHON = (3, 8)
 # NVIDIA's compatibility guide: the oldest driver that runs CUDA 11.x programs by minor-version compatibility.
 OLDEST_DRIVER = (450, 80, 2)
 # The newest compute capability that torch 2.0.1+cu118 has kernels for: 9.0, Hopper.
@@ -24,6 +25,8 @@ SSH_SAYS = {
     "connection closed": "the box closed the connection. If it is still booting, run again in a minute",
     "connection reset": "the box cut the connection. If it is still booting, run again in a minute",
 }
+# ProtectHome and PrivateTmp of the services' units hide these.
+HIDDEN_FOLDERS = ("home", "root", "tmp")
 # A download and its unpacked twin never fit to the byte.
 SPARE = 1.1
 
@@ -37,17 +40,31 @@ def unreachable(error: str, address: str) -> str:
     return f"{address} does not answer: {said}"
 
 
-def python_problem(output: str, interpreter: str) -> str:
-    """Return what is wrong with the box's Python, or nothing; output: what printing "glmbox 3 9" there printed."""
+def oldest_python(ansible_version: str) -> tuple[int, int]:
+    """Return the oldest Python that an ansible-core manages, by its support matrix: 3.8 up to 2.19, then 3.9."""
+    return (3, 8) if version_of(ansible_version)[:2] <= (2, 19) else (3, 9)
+
+
+def python_problem(output: str, interpreter: str, ansible_version: str) -> str:
+    """Return what is wrong with the box's Python, or nothing.
+
+    output: what printing "glmbox 3 9" there printed, with whatever a login shell says around it.
+    """
+    oldest = oldest_python(ansible_version)
     for line in output.splitlines():
         words = line.split()
         if len(words) == 3 and words[0] == "glmbox":
             version = (int(words[1]), int(words[2]))
-            if version >= OLDEST_PYTHON:
+            if version >= oldest:
                 return ""
+            way_out = (
+                "Run glmbox with Python 3.11, whose ansible-core manages it"
+                if version >= (3, 8)
+                else "Rent an image of Ubuntu 20.04 or newer"
+            )
             return (
-                f"{interpreter} on the box is Python {version[0]}.{version[1]}, and glmbox needs 3.8 or newer. "
-                "Rent an image of Ubuntu 20.04 or newer, or set ansible_python_interpreter to a newer Python."
+                f"{interpreter} on the box is Python {version[0]}.{version[1]}, and ansible-core {ansible_version} "
+                f"needs {oldest[0]}.{oldest[1]} or newer there. {way_out}, or set ansible_python_interpreter."
             )
     return (
         f"{interpreter} is missing on the box or does not run. Install it (apt-get install -y python3), "
@@ -57,6 +74,25 @@ def python_problem(output: str, interpreter: str) -> str:
 
 def version_of(text: str) -> tuple:
     return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+
+def folder_problems(folders: dict) -> list[str]:
+    """Return a sentence for each folder that cannot be glmbox's own. folders: variable to path.
+
+    What is not below a folder named glmbox may hold what is somebody else's, and remove_box deletes it.
+    """
+    problems = []
+    for name, path in folders.items():
+        parts = PurePosixPath(path).parts
+        if not path.startswith("/") or ".." in parts:
+            problems.append(f"{name} is {path}, which is not an absolute path.")
+        elif "glmbox" not in parts:
+            problems.append(
+                f"{name} is {path}; it has to lie in a folder named glmbox, such as {path.rstrip('/')}/glmbox."
+            )
+        elif parts[1] in HIDDEN_FOLDERS:
+            problems.append(f"{name} is {path}, and services see nothing below /{parts[1]}. Take a folder elsewhere.")
+    return problems
 
 
 def disk_problems(disks: dict, needs: list[dict]) -> list[str]:
@@ -96,11 +132,17 @@ def gpu_problems(facts: dict, wish: dict) -> list[str]:
             f"The driver {card['driver']} is older than 450.80.02, the oldest for CUDA 11.8. Rent a box with a newer "
             "driver: glmbox never touches it."
         )
+    # Drivers that do not tell the capability are older than the cards in question.
     if version_of(card["compute_capability"]) > NEWEST_CAPABILITY:
         problems.append(
             f"torch 2.0.1+cu118 has no kernels for the {card['name']} (compute capability "
             f"{card['compute_capability']}). Rent a card up to the RTX 40 or H100 generation."
         )
+    if not card["memory_mib"]:
+        return [
+            *problems,
+            f"nvidia-smi does not tell the memory of the {card['name']}. Rent a whole card, not a slice.",
+        ]
     try:
         plan(wish["model"], wish["device"], wish["precision"], card["memory_mib"])
     except PlanError as error:

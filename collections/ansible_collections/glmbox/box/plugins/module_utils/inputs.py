@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -42,4 +43,44 @@ def unknown_names(specs: dict[str, dict], names: list[str]) -> list[str]:
         near = difflib.get_close_matches(name, specs[role], n=1)
         hint = f"Did you mean {near[0]}?" if near else f"The role {role} knows {', '.join(sorted(specs[role]))}."
         problems.append(f"No role reads the variable {name}. {hint}")
+    return problems
+
+
+# What a type cannot say: the least and the greatest of a number.
+RANGES = {
+    "demos_api_port": (1024, 65535),
+    "demos_health_port": (1024, 65535),
+    "demos_max_body_bytes": (1024, 2**30),
+    "demos_openai_port": (1024, 65535),
+    "demos_queue_limit": (0, 1000),
+    "demos_ready_seconds": (10, 86400),
+    "demos_web_port": (1024, 65535),
+    "fetch_connections": (1, 16),  # aria2c takes no more
+    "gateway_answer_seconds": (10, 86400),
+    "gateway_port": (1, 65535),
+    "gateway_public_port": (1, 65535),
+    "openssl_jobs": (0, 1024),
+    "python_jobs": (0, 1024),
+}
+# ... and the shape of a text, with words for it.
+SHAPES = {
+    "gateway_listen": (r"\d{1,3}(\.\d{1,3}){3}", "an IPv4 address of the box, such as 0.0.0.0"),
+    "gateway_max_body": (r"\d+[kKmMgG]?", "a size as nginx writes it, such as 1m"),
+    "gateway_public_url": (r"https?://\S+", "an address that begins with http:// or https://"),
+}
+
+
+def range_problems(values: dict) -> list[str]:
+    """Return a sentence for each number out of its range and each text out of its shape. values: name to value."""
+    problems = []
+    for name, (least, most) in RANGES.items():
+        try:
+            number = int(values.get(name, least))
+        except (TypeError, ValueError):
+            continue  # its type is wrong, which is said already
+        if not least <= number <= most:
+            problems.append(f"{name} is {number}; it has to be from {least} to {most}.")
+    for name, (pattern, words) in SHAPES.items():
+        if name in values and not re.fullmatch(pattern, str(values[name])):
+            problems.append(f"{name} is {values[name]}; it has to be {words}.")
     return problems

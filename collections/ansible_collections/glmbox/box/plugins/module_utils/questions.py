@@ -22,10 +22,17 @@ def request(url: str, token: str = "", body: dict | None = None, basic: bool = F
     return urllib.request.Request(url, data=data, headers=headers)
 
 
+def opened(asked: urllib.request.Request):
+    """Open a request: past every proxy where it goes to this machine, else as the environment says."""
+    here = asked.host.rsplit(":", 1)[0] in ("localhost", "127.0.0.1", "[::1]")
+    handlers = [urllib.request.ProxyHandler({})] if here else []
+    return urllib.request.build_opener(*handlers).open(asked, timeout=TIMEOUT_SECONDS)
+
+
 def send(asked: urllib.request.Request) -> tuple[int, str]:
     """Return a request's status and text; status 0 and the reason where nothing answers."""
     try:
-        with urllib.request.urlopen(asked, timeout=TIMEOUT_SECONDS) as reply:
+        with opened(asked) as reply:
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode(errors="replace")
@@ -56,7 +63,7 @@ def stream(url: str, token: str, prompt: str) -> tuple[str, float]:
     begun, first, words, ended = time.monotonic(), 0.0, [], False
     asked = request(url + "/v1/chat/completions", token=token, body=chat)
     try:
-        with urllib.request.urlopen(asked, timeout=TIMEOUT_SECONDS) as reply:
+        with opened(asked) as reply:
             for raw in reply:
                 line = raw.decode().strip()
                 if line == "data: [DONE]":

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
 import shutil
 import subprocess
@@ -145,6 +147,8 @@ class Shelf:
                 os.unlink(part)
             raise Wrong(sentence)
         os.makedirs(os.path.dirname(final), exist_ok=True)
+        if os.path.exists(part + ".aria2"):
+            os.unlink(part + ".aria2")
         os.chmod(part, 0o644)
         os.chown(part, 0, 0)
         os.replace(part, final)
@@ -180,15 +184,15 @@ def why_wrong(part: str, file: Dict[str, Any], found: str, source: str) -> str:
     )
 
 
-def unpack_push(shelf: Shelf) -> None:
-    """Take apart the one tar in which small files were pushed together."""
-    pushed = os.path.join(shelf.arriving, "push.tar")
-    if os.path.exists(pushed):
-        with tarfile.open(pushed) as tar:
+def unpack_push(shelf: Shelf, name: str) -> None:
+    """Take apart the tar in which this run pushed small files together; tars of runs that were killed go."""
+    if name:
+        with tarfile.open(os.path.join(shelf.arriving, name)) as tar:
             for member in tar.getmembers():
                 if member.isfile() and "/" not in member.name:
                     tar.extract(member, shelf.arriving)
-        os.unlink(pushed)
+    for tar_left in glob.glob(os.path.join(shelf.arriving, "push-*.tar")):
+        os.unlink(tar_left)
 
 
 def aria2_input(shelf: Shelf, files: List[Dict[str, Any]]) -> str:
@@ -247,7 +251,7 @@ def bring(
 ) -> Tuple[List[Dict[str, Any]], List[str]]:
     """Bring the missing files: what was pushed first, then downloads; return what was fetched and what went wrong."""
     fetched, problems = [], []
-    unpack_push(shelf)
+    unpack_push(shelf, params["pushed"])
     wanted = [file for file in missing if not file["in_bundle"]]
     homeless = [file for file in wanted if not file["urls"]]
     for file in homeless:
@@ -263,8 +267,12 @@ def bring(
         if file in homeless:
             continue
         source = "the bundle" if file["in_bundle"] else ", ".join(host_of(url) for url in file["urls"])
-        if not os.path.exists(shelf.part(file)) or os.path.exists(shelf.part(file) + ".aria2"):
-            problems.append("%s of %s did not arrive from %s. %s" % (file["path"], file["artifact"], source, complaint))
+        unfinished = not file["in_bundle"] and os.path.exists(shelf.part(file) + ".aria2")
+        if not os.path.exists(shelf.part(file)) or unfinished:
+            problems.append(
+                "%s of %s did not arrive from %s. %s"
+                % (file["path"], file["artifact"], source, complaint or "Run again.")
+            )
             continue
         try:
             shelf.accept(file, source, params["keep_bad"])
@@ -289,11 +297,18 @@ def main() -> None:
             "connections": {"type": "int", "default": 8},
             "step": {"choices": ["look", "receive", "bring"], "default": "bring"},
             "receive_as": {"type": "str"},
+            "pushed": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
     params = module.params
+    os.umask(0o022)  # the user that serves has to read what root's own umask might hide
     shelf = Shelf(params["dest"])
+    if not module.check_mode and params["step"] != "look":
+        # A run whose controller is gone goes on here; the next one waits for it, and then finds its files.
+        os.makedirs(params["dest"], exist_ok=True)
+        lock = open(os.path.join(params["dest"], ".lock"), "w")  # held until this process ends
+        fcntl.flock(lock, fcntl.LOCK_EX)
     look = module.check_mode or params["step"] == "look"
     missing = []
     restamped = False

@@ -115,23 +115,44 @@ def listeners() -> List[Dict[str, Any]]:
     return sorted(found, key=lambda one: (one["port"], one["address"]))
 
 
+def ask_cards(program: str, fields: str) -> List[List[str]]:
+    """Return the asked fields of each card, as nvidia-smi writes them; raise OSError with its words where it fails."""
+    query = [program, "--query-gpu=" + fields, "--format=csv,noheader,nounits"]
+    try:
+        asked = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise OSError(str(error)) from error
+    if asked.returncode:
+        words = (asked.stdout + asked.stderr).strip().splitlines() or ["no output"]
+        raise OSError("nvidia-smi failed: " + words[-1])
+    return [[part.strip() for part in line.split(",")] for line in asked.stdout.splitlines() if line.strip()]
+
+
 def gpus() -> Dict[str, Any]:
-    """Return the GPUs as nvidia-smi tells them, memory in MiB, and why there is none where there is none."""
+    """Return the GPUs as nvidia-smi tells them, memory in MiB (0: unknown), and why there is none where there is none.
+
+    Drivers before 495 do not know the field compute_cap; it is "" then.
+    """
     program = shutil.which("nvidia-smi")
     if not program:
         return {"gpus": [], "gpu_problem": "nvidia-smi is not on PATH"}
-    query = [program, "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader,nounits"]
     try:
-        asked = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
+        rows = ask_cards(program, "name,memory.total,driver_version")
+    except OSError as error:
         return {"gpus": [], "gpu_problem": str(error)}
-    if asked.returncode:
-        words = (asked.stdout + asked.stderr).strip().splitlines() or ["no output"]
-        return {"gpus": [], "gpu_problem": "nvidia-smi failed: " + words[-1]}
-    cards = []
-    for line in asked.stdout.splitlines():
-        name, memory, driver, capability = [part.strip() for part in line.split(",")]
-        cards.append({"name": name, "memory_mib": int(memory), "driver": driver, "compute_capability": capability})
+    try:
+        capabilities = [row[0] for row in ask_cards(program, "compute_cap")]
+    except OSError:
+        capabilities = [""] * len(rows)
+    cards = [
+        {
+            "name": name,
+            "memory_mib": int(memory) if memory.isdigit() else 0,
+            "driver": driver,
+            "compute_capability": capability,
+        }
+        for (name, memory, driver), capability in zip(rows, capabilities)
+    ]
     return {"gpus": cards, "gpu_problem": "" if cards else "nvidia-smi lists no card"}
 
 

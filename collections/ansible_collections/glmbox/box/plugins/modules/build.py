@@ -134,7 +134,11 @@ def unpack(archive: str, folder: str) -> None:
     draft = tempfile.mkdtemp(dir=parent, prefix=".unpack-")
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(draft)  # the archive's sha256 is pinned, so its paths are known
+            members = tar.getmembers()
+            for member in members:  # a maker's uid may be somebody's here, who could then edit what root compiles
+                member.uid = member.gid = 0
+                member.uname = member.gname = "root"
+            tar.extractall(draft, members)  # the archive's sha256 is pinned, so its paths are known
         tops = os.listdir(draft)
         if len(tops) != 1:
             raise BuildFailed("%s holds %d entries at its top where one folder was expected." % (archive, len(tops)))
@@ -261,6 +265,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    os.umask(0o022)  # the user that serves has to read what root's own umask might hide
     try:
         changed, result = ensure(module.params, module.check_mode)
     except (BuildFailed, OSError) as error:

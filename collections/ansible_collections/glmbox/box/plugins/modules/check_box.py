@@ -40,10 +40,26 @@ options:
     type: list
     elements: dict
     required: true
-  port:
-    description: The port that must be free, or ours.
-    type: int
+  folders:
+    description: Variables that name glmbox's folders on the box, with their values.
+    type: dict
     required: true
+  ports:
+    description: Variables that name ports which must be free, or ours, with their values.
+    type: dict
+    required: true
+  lock:
+    description: The locked set of packages, whose name begins with the Python that it is for.
+    type: str
+    required: true
+  python:
+    description: The version of Python to be built.
+    type: str
+    required: true
+  ca_bundle:
+    description: A PEM file on the controller, or nothing.
+    type: path
+    default: ""
   own_port_file:
     description: A file whose presence means that the port is ours.
     type: path
@@ -77,7 +93,10 @@ EXAMPLES = r"""
     bundle: bundle
     dest: /var/lib/glmbox/data/artifacts
     disk_needs: [{path: /opt/glmbox, mib: 700, what: Python, unless: /opt/glmbox/python}]
-    port: 3389
+    folders: {box_install_dir: /opt/glmbox}
+    ports: {gateway_port: 3389}
+    lock: py310-cu118
+    python: 3.10.20
     own_port_file: /etc/systemd/system/glmbox-gateway.service
     token_file: inventory/rented_gpu/.state/gateway_token
     model: chatglm2-6b
