@@ -69,8 +69,8 @@ def test_bad_values_and_names_come_in_one_message(bare_box):
 
 
 def test_an_unknown_version_names_the_known_ones(bare_box):
-    said = refused(site(bare_box, python_version="3.10.99"))
-    assert "No table knows the artifact python-3.10.99" in said
+    said = refused(site(bare_box, python_version="3.11.99"))
+    assert "No table knows the artifact python-3.11.99" in said
     assert "python-3.10.20" in said
 
 
@@ -205,10 +205,6 @@ def test_an_inventory_without_hosts(bare_box):
     assert "inventory/rented_gpu names no host. Put your box into its hosts.yml" in empty.failure
 
 
-def test_a_login_that_is_not_root(inventory_with):
-    inside("sh", "-c", "useradd --create-home renter; cp -r /root/.ssh /home/renter; chown -R renter /home/renter/.ssh")
-    try:
-        said = refused(site(inventory_with(ansible_user="renter")))
-        assert "The login is not root and does not become it. Set ansible_become: true" in said
-    finally:
-        inside("userdel", "--remove", "renter")
+def test_a_login_that_is_not_root(bare_box, inventory_with):
+    said = refused(site(inventory_with(ansible_user="renter")))
+    assert "The login is not root and does not become it. Set ansible_become: true" in said

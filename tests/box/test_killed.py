@@ -101,7 +101,7 @@ def test_a_new_token_replaces_the_old_one_and_shows_in_no_output(killed_box):
     renewed = site(killed_box, "--diff", gateway_new_token=True)
     assert renewed.failure == ""
     assert token_of(killed_box) != old
-    assert "Write the token's map" in renewed.changed
+    assert "Start glmbox-gateway" in renewed.changed
     assert problems_outside(killed_box) == []
     for token in (old, token_of(killed_box)):
         assert token not in renewed.output

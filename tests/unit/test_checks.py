@@ -107,8 +107,10 @@ FACTS = {
 }
 WISH = {
     "disk_needs": [{"path": "/opt", "mib": 4000, "what": "one"}, {"path": "/data", "mib": 4000, "what": "two"}],
-    "ports": {"gateway_port": 3389},
-    "own_port_file": "/etc/ours",
+    "ports": [
+        {"name": "gateway_port", "port": "3389", "unit": "/etc/ours"},
+        {"name": "x", "port": 8100, "unit": "/etc/x"},
+    ],
     "needs_gpu": True,
     "model": "chatglm2-6b",
     "device": "cuda",
@@ -149,9 +151,19 @@ def test_everything_in_the_way_comes_at_once():
     assert len(host.host_problems(facts, WISH)) == 3
 
 
-def test_our_own_port_is_no_problem():
-    facts = FACTS | {"listeners": [{"address": "0.0.0.0", "port": 3389}], "present": ["/etc/ours"]}
+def test_our_own_port_is_no_problem_and_anothers_is():
+    listeners = [{"address": "0.0.0.0", "port": 3389}, {"address": "127.0.0.1", "port": 8100}]
+    facts = FACTS | {"listeners": listeners, "present": ["/etc/ours"]}
+    (problem,) = host.host_problems(facts, WISH)
+    assert problem == "Port 8100 is taken by something else on the box. Stop it, or set x."
+    assert host.host_problems(facts | {"present": ["/etc/ours", "/etc/x"]}, WISH) == []
+
+
+def test_a_hopper_card_has_no_int4():
+    facts = FACTS | {"gpus": [FACTS["gpus"][0] | {"name": "H100", "compute_capability": "9.0"}]}
     assert host.host_problems(facts, WISH) == []
+    (problem,) = host.host_problems(facts, WISH | {"precision": "int4"})
+    assert "no int4 kernels for the H100" in problem
 
 
 def test_prepare_needs_no_gpu():

@@ -32,7 +32,7 @@ class ActionModule(ActionBase):
     _VALID_ARGS = frozenset(
         (
             "roles_dir", "roles", "names", "catalogue", "bundle", "dest", "recheck",
-            "folders", "disk_needs", "ports", "own_port_file", "token_file", "model", "device", "precision",
+            "folders", "disk_needs", "ports", "gateway_unit", "token_file", "model", "device", "precision",
             "lock", "python", "ca_bundle",
         )
     )  # fmt: skip
@@ -121,7 +121,9 @@ class ActionModule(ActionBase):
         args = self._task.args
         paths = [need["path"] for need in args["disk_needs"]] + [need["unless"] for need in args["disk_needs"]]
         asked = self._execute_module(
-            "glmbox.box.box_facts", {"paths": paths + [args["dest"], args["own_port_file"]]}, task_vars=self._vars
+            "glmbox.box.box_facts",
+            {"paths": paths + [args["dest"], *(port["unit"] for port in args["ports"])]},
+            task_vars=self._vars,
         )
         if asked.get("failed"):
             return None, [f"The box could not tell what it is: {asked.get('msg')} {asked.get('module_stderr', '')}"]
@@ -132,15 +134,14 @@ class ActionModule(ActionBase):
         tags = set(self._vars.get("ansible_run_tags", ["all"]))
         wish = {
             "disk_needs": needs,
-            "ports": {name: int(port) for name, port in args["ports"].items()},
-            "own_port_file": args["own_port_file"],
+            "ports": args["ports"],
             "needs_gpu": bool(tags & {"all", "activate", "preflight"}),
             "model": args["model"],
             "device": args["device"],
             "precision": args["precision"],
         }
         problems += host_problems(facts, wish)
-        if args["own_port_file"] in facts["present"] and not os.path.exists(args["token_file"]):
+        if args["gateway_unit"] in facts["present"] and not os.path.exists(args["token_file"]):
             problems.append(
                 f"The box was deployed with a token, but {args['token_file']} is gone from this controller. "
                 "Put it back, or make a new token with -e gateway_new_token=true; clients then need the new one."

@@ -25,6 +25,9 @@ SSH_SAYS = {
     "connection closed": "the box closed the connection. If it is still booting, run again in a minute",
     "connection reset": "the box cut the connection. If it is still booting, run again in a minute",
 }
+# cpm_kernels 1.0.11 carries images up to 8.x and no PTX: on an H100 (9.0) quantize(4) ended with "no kernel image is
+# available for execution on the device", 2026-11-22. int8 needs none of its kernels.
+NEWEST_INT4_CAPABILITY = (8, 9)
 # ProtectHome and PrivateTmp of the services' units hide these.
 HIDDEN_FOLDERS = ("home", "root", "tmp")
 # A download and its unpacked twin never fit to the byte.
@@ -144,7 +147,12 @@ def gpu_problems(facts: dict, wish: dict) -> list[str]:
             f"nvidia-smi does not tell the memory of the {card['name']}. Rent a whole card, not a slice.",
         ]
     try:
-        plan(wish["model"], wish["device"], wish["precision"], card["memory_mib"])
+        chosen = plan(wish["model"], wish["device"], wish["precision"], card["memory_mib"])["precision"]
+        if chosen == "int4" and version_of(card["compute_capability"]) > NEWEST_INT4_CAPABILITY:
+            problems.append(
+                f"cpm_kernels has no int4 kernels for the {card['name']} (compute capability "
+                f"{card['compute_capability']}). Set demos_precision to int8 or fp16."
+            )
     except PlanError as error:
         problems.append(str(error))
     return problems
@@ -153,8 +161,8 @@ def gpu_problems(facts: dict, wish: dict) -> list[str]:
 def host_problems(facts: dict, wish: dict) -> list[str]:
     """Return every reason why the box cannot become what is wished, each a sentence with the next step.
 
-    facts: what box_facts returns. wish: disk_needs ({path, mib, what}), ports (those that must be free), own_port_file
-    (its presence means that the ports are ours), needs_gpu, and what gpu_problems takes.
+    facts: what box_facts returns. wish: disk_needs ({path, mib, what}), ports ({name, port, unit}: free, or glmbox's
+    own where the unit's file is present), needs_gpu, and what gpu_problems takes.
     """
     problems = []
     supported = SUPPORTED.get(facts["distribution"], ())
@@ -171,10 +179,12 @@ def host_problems(facts: dict, wish: dict) -> list[str]:
         problems.append(
             "The box was not booted with systemd, the only init that glmbox can start services under so far."
         )
-    if wish["own_port_file"] not in facts["present"]:
-        for name, port in wish["ports"].items():
-            if port in [listener["port"] for listener in facts["listeners"]]:
-                problems.append(f"Port {port} is taken by something else on the box. Stop it, or set {name}.")
+    taken = [listener["port"] for listener in facts["listeners"]]
+    for port in wish["ports"]:
+        if int(port["port"]) in taken and port["unit"] not in facts["present"]:
+            problems.append(
+                f"Port {port['port']} is taken by something else on the box. Stop it, or set {port['name']}."
+            )
     problems += disk_problems(facts["disks"], [need for need in wish["disk_needs"] if need["mib"]])
     if wish["needs_gpu"]:
         problems += gpu_problems(facts, wish)

@@ -45,8 +45,11 @@ options:
     type: dict
     required: true
   ports:
-    description: Variables that name ports which must be free, or ours, with their values.
-    type: dict
+    description:
+      - Ports that must be free or glmbox's own, as C(name) (the variable), C(port) and C(unit) (the file whose
+        presence means that the port is its own).
+    type: list
+    elements: dict
     required: true
   lock:
     description: The locked set of packages, whose name begins with the Python that it is for.
@@ -60,8 +63,8 @@ options:
     description: A PEM file on the controller, or nothing.
     type: path
     default: ""
-  own_port_file:
-    description: A file whose presence means that the port is ours.
+  gateway_unit:
+    description: The file whose presence means that the box has a token.
     type: path
     required: true
   token_file:
@@ -94,10 +97,10 @@ EXAMPLES = r"""
     dest: /var/lib/glmbox/data/artifacts
     disk_needs: [{path: /opt/glmbox, mib: 700, what: Python, unless: /opt/glmbox/python}]
     folders: {box_install_dir: /opt/glmbox}
-    ports: {gateway_port: 3389}
+    ports: [{name: gateway_port, port: 3389, unit: /etc/systemd/system/glmbox-gateway.service}]
     lock: py310-cu118
     python: 3.10.20
-    own_port_file: /etc/systemd/system/glmbox-gateway.service
+    gateway_unit: /etc/systemd/system/glmbox-gateway.service
     token_file: inventory/rented_gpu/.state/gateway_token
     model: chatglm2-6b
     device: cuda
