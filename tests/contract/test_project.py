@@ -77,3 +77,19 @@ def test_no_file_names_a_default_registry():
         if path.is_file() and path.suffix not in (".bin", ".model"):
             text = path.read_text(encoding="utf-8", errors="replace")
             assert [host for host in hosts if host in text] == [], name
+
+
+def test_the_readmes_are_twins():
+    """The same sections, tables and commands in both languages."""
+
+    def shape(name: str) -> dict[str, object]:
+        lines = (ROOT / name).read_text().splitlines()
+        code = [line.split("#")[0].strip() for line in lines if line.startswith("    ")]
+        named = [re.findall(r"`([^`]+)`", line.split("|")[1]) for line in lines if line.startswith("|")]
+        return {
+            "levels": [line.split()[0] for line in lines if line.startswith("#")],
+            "code": [line for line in code if line],
+            "named": [names for names in named if names],
+        }
+
+    assert shape("README.md") == shape("README.zh-CN.md")
