@@ -147,11 +147,13 @@ def start(
     gateway_port: int = GATEWAY_PORT,
     options: tuple[str, ...] = (),
     suite: str = SUITE,
+    systemd: bool = True,
 ) -> None:
     """Make a box stand and answer: container, key, pinned host key. A box that stands already is left as it is.
 
     state: folder on this machine for key and known_hosts. ssh_port, gateway_port: ports of loopback that lead to 22 and
-    3389. options: further options of `podman run`. Raises BoxError.
+    3389. options: further options of `podman run`. systemd: whether it is booted, or sshd alone runs, as in the
+    containers that AutoDL, vast.ai and RunPod rent. Raises BoxError.
     """
     make_key(state)
     if exists(name) and not is_running(name):
@@ -161,7 +163,8 @@ def start(
             if not port_is_free(port):
                 raise BoxError(f"Port {port} of 127.0.0.1 is taken by another program. Stop it and run again.")
         podman(
-            *("run", "--detach", "--name", name, "--hostname", name, "--runtime", "runc", "--systemd=always"),
+            *("run", "--detach", "--name", name, "--hostname", name, "--runtime", "runc"),
+            f"--systemd={'always' if systemd else 'false'}",
             # podman's own limits need CAP_SYS_RESOURCE, which small VMs lack.
             *("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=8192:8192"),
             # Hardened units make mount namespaces of their own.
@@ -176,9 +179,10 @@ def start(
             *("--publish", f"127.0.0.1:{ssh_port}:22", "--publish", f"127.0.0.1:{gateway_port}:3389"),
             *options,
             image_name(suite),
-            "/sbin/init",
+            *(("/sbin/init",) if systemd else ("sh", "-c", "mkdir -p /run/sshd && exec /usr/sbin/sshd -D")),
         )
-    wait_until_up(name)
+    if systemd:
+        wait_until_up(name)
     let_in(name, state, ssh_port)
 
 
@@ -234,10 +238,16 @@ def clean() -> None:
     shutil.rmtree(INVENTORY / ".state", ignore_errors=True)
 
 
-def start_test_box(name: str, options: tuple[str, ...] = (), **variables: object) -> Path:
+def container(name: str) -> str:
+    """Return the name of a test's container: another checkout on this machine may test at the same time."""
+    checkout = hashlib.sha256(str(ROOT).encode()).hexdigest()[:6]
+    return f"glmbox-test-{checkout}-{name}"
+
+
+def start_test_box(name: str, options: tuple[str, ...] = (), systemd: bool = True, **variables: object) -> Path:
     """Start a fresh box for a test, at free ports, and return its inventory; leftovers of an earlier run are removed.
 
-    options: further options of `podman run`. variables: host variables for the inventory.
+    options: further options of `podman run`. systemd: as for `start`. variables: host variables for the inventory.
     """
     ensure_packages()
     stop_test_box(name)
@@ -245,13 +255,13 @@ def start_test_box(name: str, options: tuple[str, ...] = (), **variables: object
     folder = TEST_BOXES / name
     ssh_port, gateway_port = free_port(), free_port()
     write_inventory(folder, ssh_port, gateway_port, **variables)
-    start(f"glmbox-test-{name}", folder / ".state", ssh_port, gateway_port, options)
+    start(container(name), folder / ".state", ssh_port, gateway_port, options, systemd=systemd)
     return folder
 
 
 def stop_test_box(name: str) -> None:
     """Remove a test's box and its inventory."""
-    stop(f"glmbox-test-{name}")
+    stop(container(name))
     shutil.rmtree(TEST_BOXES / name, ignore_errors=True)
 
 

@@ -16,7 +16,7 @@ import fill_bundle
 import pytest
 from support import ROOT, Outcome, site
 
-NAME = "glmbox-test-accidents"
+NAME = box.container("accidents")
 # A connection that an earlier test opened would be shared, and would not ask for key or host key again.
 ALONE = {"ansible_ssh_extra_args": "-o ControlPath=none"}
 
@@ -203,6 +203,16 @@ def test_an_inventory_without_hosts(bare_box):
     empty = site(ROOT / "inventory" / "rented_gpu")
     assert empty.status == "failed"
     assert "inventory/rented_gpu names no host. Put your box into its hosts.yml" in empty.failure
+
+
+def test_a_container_without_systemd():
+    inventory = box.start_test_box("no-systemd", systemd=False)
+    try:
+        said = refused(site(inventory))
+    finally:
+        box.stop_test_box("no-systemd")
+    assert "test_box has one problem" in said
+    assert "The box was not booted with systemd" in said
 
 
 def test_a_login_that_is_not_root(bare_box, inventory_with):

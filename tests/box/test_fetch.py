@@ -10,7 +10,7 @@ import pytest
 import yaml
 from support import Outcome, run_ansible
 
-NAME = "glmbox-test-fetch"
+NAME = box.container("fetch")
 GOOD, WRONG, DEAD = 8801, 8802, 8809
 CONTENT = bytes(range(256)) * 4096
 DEST = "/var/lib/fetched"

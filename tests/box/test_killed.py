@@ -14,6 +14,7 @@ import pytest
 from ansible_collections.glmbox.box.plugins.module_utils.questions import all_answers
 from support import ROOT, run_ansible, site
 
+NAME = box.container("killed")
 # Where a run is killed: so many seconds into a task of this name.
 POINTS = (
     ("Fetch the artifacts", 1),
@@ -66,7 +67,7 @@ def killed_box():
 
 def inside(*command: str) -> str:
     """Return what a command prints inside the box."""
-    return box.podman("exec", "glmbox-test-killed", *command)
+    return box.podman("exec", NAME, *command)
 
 
 def token_of(inventory: Path) -> str:
@@ -75,7 +76,7 @@ def token_of(inventory: Path) -> str:
 
 def problems_outside(inventory: Path) -> list[str]:
     """Return what is wrong with the box's answers, asked through its mapped port."""
-    port = box.podman("port", "glmbox-test-killed", "3389/tcp").rsplit(":", 1)[1]
+    port = box.podman("port", NAME, "3389/tcp").rsplit(":", 1)[1]
     return all_answers(f"http://127.0.0.1:{port}", token_of(inventory), "你好")[1]
 
 
@@ -133,8 +134,8 @@ def test_an_operators_certificate_is_trusted_by_everything(killed_box, tmp_path)
 
 
 def test_it_comes_back_after_a_boot(killed_box):
-    box.podman("restart", "--time", "10", "glmbox-test-killed")
-    box.wait_until_up("glmbox-test-killed")
+    box.podman("restart", "--time", "10", NAME)
+    box.wait_until_up(NAME)
     patience = time.monotonic() + 90
     while problems_outside(killed_box):
         assert time.monotonic() < patience, problems_outside(killed_box)
