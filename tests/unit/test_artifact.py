@@ -8,6 +8,9 @@ import os
 import tarfile
 
 import pytest
+from ansible_collections.glmbox.box.plugins.module_utils import shelf as shelf_module
+from ansible_collections.glmbox.box.plugins.module_utils.aria2 import aria2_input
+from ansible_collections.glmbox.box.plugins.module_utils.shelf import Shelf, Wrong
 from ansible_collections.glmbox.box.plugins.modules import artifact
 
 CONTENT = b"the right bytes"
@@ -22,7 +25,7 @@ def entry(content: bytes = CONTENT, **more) -> dict:
 def shelf(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "chown", lambda *_: None)
     (tmp_path / ".arriving").mkdir()
-    return artifact.Shelf(str(tmp_path))
+    return Shelf(str(tmp_path))
 
 
 def arrive(shelf, content: bytes) -> None:
@@ -34,17 +37,17 @@ def test_a_proven_file_gets_its_name_and_a_stamp(shelf):
     arrive(shelf, CONTENT)
     shelf.accept(entry(), "a mirror", keep_bad=False)
     assert open(shelf.final(entry()), "rb").read() == CONTENT
-    assert artifact.Shelf(shelf.dest).stands(entry(), recheck=False)
+    assert Shelf(shelf.dest).stands(entry(), recheck=False)
 
 
 def test_a_stamp_spares_the_reading_until_the_file_changes(shelf, monkeypatch):
     arrive(shelf, CONTENT)
     shelf.accept(entry(), "a mirror", keep_bad=False)
-    monkeypatch.setattr(artifact, "sha256_of", lambda path: "read")
-    assert artifact.Shelf(shelf.dest).stands(entry(), recheck=False)
-    assert not artifact.Shelf(shelf.dest).stands(entry(), recheck=True)
+    monkeypatch.setattr(shelf_module, "sha256_of", lambda path: "read")
+    assert Shelf(shelf.dest).stands(entry(), recheck=False)
+    assert not Shelf(shelf.dest).stands(entry(), recheck=True)
     os.utime(shelf.final(entry()), ns=(1, 1))
-    assert not artifact.Shelf(shelf.dest).stands(entry(), recheck=False)
+    assert not Shelf(shelf.dest).stands(entry(), recheck=False)
 
 
 @pytest.mark.parametrize("size", [None, len(CONTENT)])
@@ -70,7 +73,7 @@ def test_an_unstamped_file_is_read(shelf, size):
 )
 def test_a_wrong_file_is_named_and_never_gets_the_final_name(shelf, content, sentence):
     arrive(shelf, content)
-    with pytest.raises(artifact.Wrong) as caught:
+    with pytest.raises(Wrong) as caught:
         shelf.accept(entry(), "mirror.example", keep_bad=False)
     assert sentence in str(caught.value)
     assert "x.bin of a from mirror.example" in str(caught.value)
@@ -80,7 +83,7 @@ def test_a_wrong_file_is_named_and_never_gets_the_final_name(shelf, content, sen
 
 def test_a_wrong_file_is_kept_only_when_asked(shelf):
     arrive(shelf, b"wrong")
-    with pytest.raises(artifact.Wrong):
+    with pytest.raises(Wrong):
         shelf.accept(entry(), "mirror.example", keep_bad=True)
     assert open(shelf.final(entry()) + ".bad", "rb").read() == b"wrong"
 
@@ -96,7 +99,7 @@ def test_a_file_that_nobody_has_is_a_sentence(shelf):
 
 
 def test_aria2_gets_all_mirrors_of_a_file_in_one_line(shelf):
-    text = artifact.aria2_input(shelf, [entry(urls=["https://one.example/x", "https://two.example/x"])])
+    text = aria2_input(shelf, [entry(urls=["https://one.example/x", "https://two.example/x"])])
     assert text.splitlines()[0] == "https://one.example/x\thttps://two.example/x"
     assert f"  out={entry()['part']}" in text.splitlines()
 

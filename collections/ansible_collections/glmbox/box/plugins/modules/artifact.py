@@ -7,20 +7,14 @@ import fcntl
 import glob
 import os
 import shutil
-import subprocess
 import tarfile
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Tuple
 from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.glmbox.box.plugins.module_utils.files import (
-    read_json,
-    sha256_of,
-    stamp_holds,
-    stamp_of,
-    write_json,
-)
+from ansible_collections.glmbox.box.plugins.module_utils.aria2 import download
+from ansible_collections.glmbox.box.plugins.module_utils.shelf import Shelf, Wrong
 
 DOCUMENTATION = r"""
 module: artifact
@@ -85,104 +79,6 @@ fetched:
   elements: dict
 """
 
-LFS_FIRST_LINE = b"version https://git-lfs.github.com/spec/v1"
-
-
-class Wrong(Exception):
-    """A file that is not what the table says, in one sentence."""
-
-
-class Shelf:
-    """The artifacts' folder on the box: final files, what is arriving, and the stamps."""
-
-    def __init__(self, dest: str) -> None:
-        self.dest = dest
-        self.arriving = os.path.join(dest, ".arriving")
-        self._stamps: Dict[str, Dict[str, Any]] = {}
-
-    def final(self, file: Dict[str, Any]) -> str:
-        return os.path.join(self.dest, file["artifact"], file["path"])
-
-    def part(self, file: Dict[str, Any]) -> str:
-        """Return where a file arrives: named by its hash, so that no other version is ever continued."""
-        return os.path.join(self.arriving, file["part"])
-
-    def stamps(self, artifact: str) -> Dict[str, Any]:
-        if artifact not in self._stamps:
-            self._stamps[artifact] = read_json(self._stamp_file(artifact)) or {}
-        return self._stamps[artifact]
-
-    def _stamp_file(self, artifact: str) -> str:
-        return os.path.join(self.dest, ".stamps", artifact + ".json")
-
-    def stands(self, file: Dict[str, Any], recheck: bool) -> bool:
-        """Tell whether the file stands and is proven: by its stamp, else by reading it."""
-        final = self.final(file)
-        if not recheck and stamp_holds(final, self.stamps(file["artifact"]).get(file["path"]), file["sha256"]):
-            return True
-        if not os.path.isfile(final) or file["size"] not in (None, os.path.getsize(final)):
-            return False
-        return sha256_of(final) == file["sha256"]
-
-    def stamp(self, file: Dict[str, Any]) -> bool:
-        """Note that a file is proven; return whether that is news."""
-        stamps = self.stamps(file["artifact"])
-        stamp = stamp_of(self.final(file), file["sha256"])
-        if stamps.get(file["path"]) == stamp:
-            return False
-        stamps[file["path"]] = stamp
-        write_json(self._stamp_file(file["artifact"]), stamps)
-        return True
-
-    def accept(self, file: Dict[str, Any], source: str, keep_bad: bool) -> None:
-        """Prove what arrived, give it its final name and stamp it; raise Wrong and delete it where it is wrong."""
-        part, final = self.part(file), self.final(file)
-        found = sha256_of(part)
-        if found != file["sha256"]:
-            sentence = why_wrong(part, file, found, source)
-            if keep_bad:
-                os.makedirs(os.path.dirname(final), exist_ok=True)
-                os.replace(part, final + ".bad")
-            else:
-                os.unlink(part)
-            raise Wrong(sentence)
-        os.makedirs(os.path.dirname(final), exist_ok=True)
-        if os.path.exists(part + ".aria2"):
-            os.unlink(part + ".aria2")
-        os.chmod(part, 0o644)
-        os.chown(part, 0, 0)
-        os.replace(part, final)
-        self.stamp(file)
-
-
-def why_wrong(part: str, file: Dict[str, Any], found: str, source: str) -> str:
-    """Say what a file with a wrong hash is: an HTML page, a git-lfs pointer, a truncated file, or another file."""
-    size = os.path.getsize(part)
-    with open(part, "rb") as opened:
-        head = opened.read(512)
-    label = "%s of %s from %s" % (file["path"], file["artifact"], source)
-    if head.startswith(LFS_FIRST_LINE):
-        return "%s is a git-lfs pointer of %d bytes, not the file. Use a mirror that serves the file itself." % (
-            label,
-            size,
-        )
-    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
-        return "%s is an HTML page of %d bytes (a login, an error or an expired link). Use another mirror." % (
-            label,
-            size,
-        )
-    if file.get("size") and size != file["size"]:
-        return "%s has %d bytes where %d were expected. Run again; if it repeats, use another mirror." % (
-            label,
-            size,
-            file["size"],
-        )
-    return "%s has sha256 %s where %s was expected. Delete it at its source, or use another mirror." % (
-        label,
-        found,
-        file["sha256"],
-    )
-
 
 def unpack_push(shelf: Shelf, name: str) -> None:
     """Take apart the tar in which this run pushed small files together; tars of runs that were killed go."""
@@ -193,53 +89,6 @@ def unpack_push(shelf: Shelf, name: str) -> None:
                     tar.extract(member, shelf.arriving)
     for tar_left in glob.glob(os.path.join(shelf.arriving, "push-*.tar")):
         os.unlink(tar_left)
-
-
-def aria2_input(shelf: Shelf, files: List[Dict[str, Any]]) -> str:
-    """Return aria2c's input file: the mirrors of a file on one line, its options indented below."""
-    lines = []
-    for file in files:
-        lines.append("\t".join(file["urls"]))
-        lines.append("  dir=" + shelf.arriving)
-        lines.append("  out=" + file["part"])
-    return "\n".join(lines) + "\n"
-
-
-def download(shelf: Shelf, files: List[Dict[str, Any]], connections: int) -> Optional[str]:
-    """Download files by aria2c, which resumes, splits and checks; return its last words where it failed."""
-    program = shutil.which("aria2c")
-    if not program:
-        return "aria2c is not on the box's PATH: install the package aria2, or put the files into the bundle."
-    ended = subprocess.run(
-        [
-            program,
-            "--input-file=-",
-            "--continue=true",
-            "--allow-overwrite=true",
-            "--auto-file-renaming=false",
-            "--max-concurrent-downloads=4",
-            "--max-connection-per-server=%d" % connections,
-            "--split=%d" % connections,
-            "--min-split-size=4M",
-            "--connect-timeout=15",
-            "--timeout=60",
-            "--max-tries=5",
-            "--retry-wait=3",
-            "--lowest-speed-limit=1K",
-            "--file-allocation=none",
-            "--summary-interval=0",
-            "--console-log-level=error",
-            "--download-result=full",
-        ],
-        input=aria2_input(shelf, files),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if ended.returncode == 0:
-        return None
-    said = [line for line in (ended.stdout + ended.stderr).splitlines() if "errorCode" in line or "[ERROR]" in line]
-    return "aria2c ended with %d: %s" % (ended.returncode, " ".join(said[-3:]) or "no reason given")
 
 
 def host_of(url: str) -> str:
