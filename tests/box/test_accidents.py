@@ -205,6 +205,30 @@ def test_an_inventory_without_hosts(bare_box):
     assert "inventory/rented_gpu names no host. Put your box into its hosts.yml" in empty.failure
 
 
+@pytest.fixture
+def rented(inventory_with):
+    """The inventory that users copy, for the bare box."""
+    inventory = inventory_with()
+    (inventory / "group_vars").unlink()
+    shutil.copytree(ROOT / "inventory" / "rented_gpu" / "group_vars", inventory / "group_vars")
+    shutil.copy(box.INVENTORY / "group_vars" / "all" / "ssh.yml", inventory / "group_vars" / "all")
+    return inventory
+
+
+def test_a_rented_box_without_its_gpu(rented):
+    said = refused(site(rented))
+    assert "test_box has one problem" in said
+    assert "The box has no usable GPU (nvidia-smi is not on PATH)" in said
+
+
+def test_a_rented_box_without_its_gpu_can_be_prepared(rented):
+    looked = site(rented, "--tags", "prepare", "--check", "--diff")
+    assert (looked.status, looked.failure) == ("successful", "")
+    assert {"Fetch the artifacts", "Build OpenSSL", "Build Python", "Build the Python environment"} <= set(
+        looked.changed
+    )
+
+
 def test_a_container_without_systemd():
     inventory = box.start_test_box("no-systemd", systemd=False)
     try:
