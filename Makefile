@@ -7,7 +7,7 @@ export PYTHONPATH := $(CURDIR)/collections:$(CURDIR)/local_box
 export PYTHONDONTWRITEBYTECODE := 1
 INVENTORY ?= inventory/local_box
 
-.PHONY: help demo demo-clean check test molecule test-box test-kill verify lock miniature-table clean
+.PHONY: help demo demo-clean check test molecule test-box verify lock miniature-table clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18

@@ -31,7 +31,7 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
     _VALID_ARGS = frozenset(
         (
-            "roles_dir", "roles", "names", "catalogue", "bundle", "dest", "recheck",
+            "roles_dir", "roles", "names", "catalogue", "bundle", "dest",
             "folders", "disk_needs", "ports", "gateway_unit", "token_file", "model", "device", "precision",
             "lock", "python", "ca_bundle",
         )
