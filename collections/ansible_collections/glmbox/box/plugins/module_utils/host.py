@@ -11,7 +11,7 @@ SUPPORTED = {"debian": ("11", "12"), "ubuntu": ("20.04", "22.04", "24.04")}
 OLDEST_DRIVER = (450, 80, 2)
 # The newest compute capability that torch 2.0.1+cu118 has kernels for: 9.0, Hopper.
 NEWEST_CAPABILITY = (9, 0)
-# What ssh says, in its order of trust, and what it means here.
+# What ssh says, and what it means here; the first that fits counts.
 _CONSOLE = "against the console's SSH line, and that the box is running"
 SSH_SAYS = {
     "permission denied": "the box refuses the login. Check ansible_user and ansible_ssh_private_key_file",
@@ -25,8 +25,9 @@ SSH_SAYS = {
     "connection closed": "the box closed the connection. If it is still booting, run again in a minute",
     "connection reset": "the box cut the connection. If it is still booting, run again in a minute",
 }
-# cpm_kernels 1.0.11 carries images up to 8.x and no PTX: on an H100 (9.0) quantize(4) ended with "no kernel image is
-# available for execution on the device", 2026-11-22. int8 needs none of its kernels.
+# The int4 kernels are compiled into the model's quantization.py. On an H100 (9.0) quantize(4) ended with "no kernel
+# image is available for execution on the device" (docs/upstream.md); cards up to 8.9 are taken to have one, since
+# upstream's users run int4 there, which was not tried here. int8 needs no kernel of its own.
 NEWEST_INT4_CAPABILITY = (8, 9)
 # ProtectHome and PrivateTmp of the services' units hide these.
 HIDDEN_FOLDERS = ("home", "root", "tmp")
@@ -150,7 +151,7 @@ def gpu_problems(facts: dict, wish: dict) -> list[str]:
         chosen = plan(wish["model"], wish["device"], wish["precision"], card["memory_mib"])["precision"]
         if chosen == "int4" and version_of(card["compute_capability"]) > NEWEST_INT4_CAPABILITY:
             problems.append(
-                f"cpm_kernels has no int4 kernels for the {card['name']} (compute capability "
+                f"The model brings no int4 kernels for the {card['name']} (compute capability "
                 f"{card['compute_capability']}). Set demos_precision to int8 or fp16."
             )
     except PlanError as error:
