@@ -92,7 +92,7 @@ def add_sources(tables: dict, bundle: Bundle) -> None:
     """Put the upstream tarballs into the bundle."""
     for name, (suite, package, ending) in SOURCE_PACKAGES.items():
         file = files_of(tables, [name])[0]
-        if bundle.has(file) and not bundle.problem(file):
+        if bundle.has(file) and not bundle.problems([file]):
             continue
         with tempfile.TemporaryDirectory() as draft:
             tarball = fetch_source(suite, package, ending, Path(draft))
@@ -168,9 +168,9 @@ def add_miniature(tables: dict, bundle: Bundle) -> None:
     folders = {"miniature": "model", "miniature-demos": "demos"}
     for file in files_of(tables, list(folders)):
         source = ROOT / "local_box" / "miniature" / folders[file["artifact"]] / file["path"]
-        if not bundle.has(file) or bundle.problem(file):
+        if not bundle.has(file) or bundle.problems([file]):
             place(source, Path(bundle.path(file)))
-        problem = bundle.problem(file)
+        problem = " ".join(bundle.problems([file]))
         if problem:
             raise BundleError(
                 f"{source} is not what artifacts/miniature.yml lists. Run `make miniature-table`. {problem}"

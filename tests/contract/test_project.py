@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -14,16 +15,80 @@ from ansible_collections.glmbox.box.plugins.module_utils.files import sha256_of
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOCKS = [ROOT / "requirements.txt", *sorted((ROOT / "roles" / "torch" / "files").glob("py*.txt"))]
 TABLES = load(str(ROOT / "artifacts"), "/nonexistent")
+# What the project deploys or its tests build.
+ARTIFACTS = {
+    "advertisegen",
+    "aria2-static",
+    "chatglm2-6b",
+    "chatglm2-6b-demos-cb8e8b43",
+    "chatglm2-6b-int4",
+    "cuda-11.8.0",
+    "miniature",
+    "miniature-demos",
+    "openssl-1.1.1s",
+    "openssl-1.1.1w",
+    "python-3.10.10",
+    "python-3.10.20",
+    "python-3.10.22",
+    "python-3.11.2",
+    "python-3.13.5",
+    "python-3.9.2",
+    "torch-2.0.1-cu118",
+}
+# artifact: (its files without a sha256, why). They are refused unless fetch_trust_on_first_use names the artifact.
+UNCONFIRMED = {
+    "advertisegen": ({"AdvertiseGen.tar.gz"}, "no source gives the archive's hash"),
+    "chatglm2-6b-int4": (
+        {"modeling_chatglm.py", "pytorch_model.bin", "quantization.py", "tokenization_chatglm.py"},
+        "no source gives the weights' hash, and public copies of the Python files differ",
+    ),
+}
+# No mirror has them: they come with the bundle.
+BUNDLED = {"miniature", "miniature-demos"}
+
+
+def mirrors_of(name: str, file: dict) -> list[str]:
+    return file.get("mirrors", TABLES[name].get("mirrors", []))
+
+
+def test_every_artifact_has_its_table():
+    assert set(TABLES) >= ARTIFACTS
 
 
 @pytest.mark.parametrize("name", sorted(TABLES))
-def test_an_artifact_is_pinned_file_by_file(name):
-    files = files_of(TABLES, [name])
+def test_an_artifact_is_listed_file_by_file(name):
+    files = TABLES[name]["files"]
     assert files
+    assert set(TABLES[name]) <= {"files", "mirrors"}
     assert len({file["path"] for file in files}) == len(files)
     for file in files:
-        assert file["size"] is None or file["size"] >= 0
-        assert all(url.startswith("https://") and "{" not in url for url in file["urls"])
+        assert set(file) <= {"path", "sha256", "size", "estimate", "mirrors"}, file["path"]
+        # A size is known or estimated, never both: an estimate is for the disk, a size is checked.
+        assert len({"size", "estimate"} & set(file)) == 1, file["path"]
+        assert type(file.get("size", file.get("estimate"))) is int, file["path"]
+        assert re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", file["path"]), file["path"]
+        mirrors = mirrors_of(name, file)
+        assert len(set(mirrors)) == len(mirrors)
+        assert bool(mirrors) == (name not in BUNDLED), file["path"]
+        for mirror in mirrors:
+            assert re.fullmatch(r"https://[^{}\s]+(\{path\})?[^{}\s]*", mirror), mirror
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_an_artifact_is_pinned_or_says_why_not(name):
+    unpinned = {file["path"] for file in TABLES[name]["files"] if "sha256" not in file}
+    assert unpinned == UNCONFIRMED.get(name, (set(), ""))[0]
+    for file in TABLES[name]["files"]:
+        assert file["path"] in unpinned or re.fullmatch(r"[0-9a-f]{64}", file["sha256"]), file["path"]
+
+
+@pytest.mark.parametrize("name", sorted(UNCONFIRMED))
+def test_what_is_unpinned_comes_from_one_place(name):
+    """A file's parts come from all of its mirrors at once: without a hash, these have to be hosts of the same tree."""
+    for file in TABLES[name]["files"]:
+        if "sha256" not in file:
+            trees = {(urlsplit(mirror).path, urlsplit(mirror).query) for mirror in mirrors_of(name, file)}
+            assert len(trees) == 1, file["path"]
 
 
 def test_the_model_is_whole():
@@ -53,6 +118,33 @@ def test_the_torch_lock_is_the_torch_artifact():
     wheel = files_of(TABLES, ["torch-2.0.1-cu118"])[0]
     lock = (ROOT / "roles" / "torch" / "files" / "py310-cu118.txt").read_text()
     assert f"torch==2.0.1+cu118 \\\n    --hash=sha256:{wheel['sha256']}" in lock
+
+
+def test_the_torch_wheels_are_a_set_and_their_urls_are_quoted():
+    files = files_of(TABLES, ["torch-2.0.1-cu118"])
+    assert [file["path"].split("-cp310-")[0] for file in files] == [
+        "torch-2.0.1+cu118",
+        "torchvision-0.15.2+cu118",
+        "torchaudio-2.0.2+cu118",
+        "triton-2.0.0-1",
+    ]
+    for file in files:
+        assert all(url.endswith("/" + file["path"].replace("+", "%2B")) for url in file["urls"]), file["urls"]
+
+
+def test_the_locks_triton_is_the_torch_artifacts():
+    wheel = files_of(TABLES, ["torch-2.0.1-cu118"])[3]
+    lock = (ROOT / "roles" / "torch" / "files" / "py310-cu118.txt").read_text()
+    (triton,) = re.findall(r"^triton==2\.0\.0 .*?(?=^\S)", lock, flags=re.M | re.S)
+    assert f"--hash=sha256:{wheel['sha256']}" in triton
+
+
+def test_a_pythons_tarball_is_its_versions():
+    """A .tar.xz where Debian's source package is one, since the tests build from that."""
+    kinds = {"3.9.2": "tar.xz", "3.13.5": "tar.xz"}
+    for name in [name for name in TABLES if name.startswith("python-")]:
+        version = name.removeprefix("python-")
+        assert [file["path"] for file in TABLES[name]["files"]] == [f"Python-{version}.{kinds.get(version, 'tgz')}"]
 
 
 def test_the_inventories_choose_artifacts_that_exist():

@@ -8,9 +8,9 @@ import os
 import tarfile
 
 import pytest
-from ansible_collections.glmbox.box.plugins.module_utils import shelf as shelf_module
-from ansible_collections.glmbox.box.plugins.module_utils.aria2 import aria2_input
-from ansible_collections.glmbox.box.plugins.module_utils.shelf import Shelf, Wrong
+from ansible_collections.glmbox.box.plugins.module_utils.fetching import shelf as shelf_module
+from ansible_collections.glmbox.box.plugins.module_utils.fetching.aria2 import aria2_input
+from ansible_collections.glmbox.box.plugins.module_utils.fetching.shelf import Shelf, Wrong
 from ansible_collections.glmbox.box.plugins.modules import artifact
 
 CONTENT = b"the right bytes"

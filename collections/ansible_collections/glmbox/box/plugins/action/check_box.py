@@ -8,7 +8,15 @@ import re
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.release import __version__ as ansible_version
-from ansible_collections.glmbox.box.plugins.module_utils.catalogue import Bundle, CatalogueError, files_of, load
+from ansible_collections.glmbox.box.plugins.module_utils.catalogue import (
+    Bundle,
+    CatalogueError,
+    Mirrors,
+    Trust,
+    files_of,
+    load,
+)
+from ansible_collections.glmbox.box.plugins.module_utils.fetching.fetcher import size_of
 from ansible_collections.glmbox.box.plugins.module_utils.host import (
     folder_problems,
     host_problems,
@@ -33,7 +41,7 @@ class ActionModule(ActionBase):
         (
             "roles_dir", "roles", "names", "catalogue", "bundle", "dest",
             "folders", "disk_needs", "ports", "gateway_unit", "token_file", "model", "device", "precision",
-            "lock", "python", "ca_bundle",
+            "lock", "python", "ca_bundle", "extra_mirrors", "forbidden_hosts", "trust_on_first_use", "trusted_hashes",
         )
     )  # fmt: skip
 
@@ -153,24 +161,22 @@ class ActionModule(ActionBase):
         args = self._task.args
         bundle = Bundle(os.path.expanduser(args["bundle"]))
         try:
-            files = files_of(load(args["catalogue"], bundle.folder), args["names"])
+            mirrors = Mirrors(args["extra_mirrors"], args["forbidden_hosts"])
+            trust = Trust(args["trust_on_first_use"], args["trusted_hashes"])
+            files = files_of(load(args["catalogue"], bundle.folder), args["names"], mirrors, trust)
         except CatalogueError as error:
             return 0, str(error).splitlines()
         looked = self._execute_module(
-            "glmbox.box.artifact",
-            {"files": files, "dest": args["dest"], "recheck": False, "step": "look"},
-            task_vars=self._vars,
+            "glmbox.box.artifact", {"files": files, "dest": args["dest"], "step": "look"}, task_vars=self._vars
         )
         if looked.get("failed"):
             return 0, [f"The box could not tell which artifacts it has: {looked.get('msg')}"]
-        problems = []
+        problems = bundle.problems([file for file in looked["missing"] if bundle.has(file)])
         for file in looked["missing"]:
-            if bundle.has(file):
-                problems.append(bundle.problem(file))
-            elif not file["urls"]:
+            if not bundle.has(file) and not file["urls"]:
                 problems.append(
                     f"{file['path']} of {file['artifact']} has no mirror and is not in the bundle {bundle.folder}. "
                     "Fill the bundle first."
                 )
-        missing_bytes = sum(file["size"] or 64 * 2**20 for file in looked["missing"])
-        return missing_bytes // 2**20, [problem for problem in problems if problem]
+        missing_bytes = sum(max(0, size_of(file) - file["here"]) for file in looked["missing"])
+        return missing_bytes // 2**20, problems

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import hashlib
+import json
 import os
 import re
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import yaml
-from ansible_collections.glmbox.box.plugins.module_utils.files import (
-    read_json,
-    sha256_of,
-    stamp_holds,
-    stamp_of,
-    write_json,
-)
+from ansible_collections.glmbox.box.plugins.module_utils.fetching.shelf import Shelf
+from ansible_collections.glmbox.box.plugins.module_utils.files import sha256_of
 
 HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -28,7 +25,8 @@ class CatalogueError(Exception):
 def load(catalogue: str, bundle: str) -> dict:
     """Return all artifacts by name: the project's tables, then what a bundle lists of its own (wheels).
 
-    A table maps a name to {files: [{path, sha256, size?, mirrors?}], mirrors?: [url with {path}]}; sizes in bytes.
+    A table maps a name to {files: [{path, sha256?, size?, estimate?, mirrors?}], mirrors?: [url with {path}]}; sizes in
+    bytes, an estimate for the disk alone.
     """
     tables: dict = {}
     own = sorted(glob.glob(os.path.join(catalogue, "*.yml")))
@@ -55,12 +53,16 @@ def table_of(folder: str) -> dict:
     }
 
 
-def files_of(tables: dict, names: list[str]) -> list[dict]:
-    """Return the files of the named artifacts, each with artifact, path, sha256, size (bytes or None), urls, part.
+def files_of(tables: dict, names: list[str], mirrors: Mirrors | None = None, trust: Trust | None = None) -> list[dict]:
+    """Return the files of the named artifacts, ready to be fetched.
 
-    Raises CatalogueError for names that no table has and for entries that are not whole.
+    Each has artifact, path, sha256 ("" where the first that comes is to be trusted), size and estimate (bytes, or
+    None), urls, and part (its name while it arrives). mirrors: what the operator changed about mirrors. trust: which
+    artifacts without a hash may come at all. Raises CatalogueError for names that no table has and for entries that
+    are not whole.
     """
     problems, files = [], []
+    mirrors, trust = mirrors or Mirrors(), trust or Trust()
     for name in names:
         if name not in tables:
             kin = sorted(one for one in tables if one.rsplit("-", 1)[0] == name.rsplit("-", 1)[0])
@@ -69,20 +71,30 @@ def files_of(tables: dict, names: list[str]) -> list[dict]:
             continue
         table = tables[name]
         for file in table["files"]:
-            path, sha256 = file["path"], str(file.get("sha256", ""))
-            if not HEX.fullmatch(sha256):
-                problems.append(f"{path} of {name} has no sha256 in its table, so it is not fetched.")
+            path = file["path"]
+            sha256 = str(file.get("sha256") or trust.hash_of(name, path))
+            if sha256 and not HEX.fullmatch(sha256):
+                problems.append(f"The sha256 of {path} of {name} is {sha256}, which is none.")
+            elif not sha256 and name not in trust.names:
+                problems.append(
+                    f"{path} of {name} has no sha256: nobody has published one, so it is not fetched. To accept what "
+                    f"arrives the first time, add {name} to fetch_trust_on_first_use; its hash is then written to "
+                    f"{trust.path} and enforced from then on."
+                )
             if path.startswith("/") or ".." in path.split("/"):
                 problems.append(f"{path} of {name} leaves the artifact's folder.")
-            mirrors = file.get("mirrors", table.get("mirrors", []))
+            urls = mirrors.urls(name, path, file.get("mirrors", table.get("mirrors", [])))
+            # Without a hash, what was begun from other mirrors is not gone on with.
+            content = sha256 or hashlib.sha256(json.dumps(urls).encode()).hexdigest()
             files.append(
                 {
                     "artifact": name,
                     "path": path,
                     "sha256": sha256,
                     "size": file.get("size"),
-                    "urls": [mirror.replace("{path}", quote(path)) for mirror in mirrors],
-                    "part": f"{sha256}-{hashlib.sha256(f'{name}/{path}'.encode()).hexdigest()[:12]}",
+                    "estimate": file.get("estimate"),
+                    "urls": urls,
+                    "part": f"{content}-{hashlib.sha256(f'{name}/{path}'.encode()).hexdigest()[:12]}",
                 }
             )
     if problems:
@@ -90,33 +102,98 @@ def files_of(tables: dict, names: list[str]) -> list[dict]:
     return files
 
 
+class Mirrors:
+    """What the operator changed about mirrors.
+
+    extra: artifact to further addresses with {path}, asked before the table's. forbidden: hosts that are never asked.
+    """
+
+    def __init__(self, extra: dict | None = None, forbidden: list[str] | None = None) -> None:
+        self._extra, self._forbidden = extra or {}, set(forbidden or [])
+
+    def urls(self, name: str, path: str, mirrors: list[str]) -> list[str]:
+        """Return the addresses of one file. mirrors: the table's, with {path}."""
+        urls = [mirror.replace("{path}", quote(path)) for mirror in [*self._extra.get(name, []), *mirrors]]
+        return list(dict.fromkeys(url for url in urls if urlsplit(url).hostname not in self._forbidden))
+
+
+class Trust:
+    """Hashes that nobody had published, as they were at the first fetch. path: their file on the controller."""
+
+    def __init__(self, names: list[str] | None = None, path: str = "") -> None:
+        self.names, self.path = names or [], path
+
+    def _known(self) -> dict:
+        try:
+            with open(self.path, encoding="utf-8") as file:
+                return yaml.safe_load(file) or {}
+        except OSError:
+            return {}
+
+    def hash_of(self, name: str, path: str) -> str:
+        """Return the recorded sha256 of a file, or nothing."""
+        return self._known().get(name, {}).get(path, "") if self.path else ""
+
+    def record(self, found: list[dict]) -> list[str]:
+        """Write down the hashes that files came with; return a sentence for each that another box saw differently.
+
+        found: artifact, path and sha256 of each. Boxes deployed side by side take turns.
+        """
+        problems = []
+        os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+        with open(self.path + ".lock", "w", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            known = self._known()
+            for file in found:
+                first = known.setdefault(file["artifact"], {}).setdefault(file["path"], file["sha256"])
+                if first != file["sha256"]:
+                    problems.append(
+                        f"{file['path']} of {file['artifact']} came with sha256 {file['sha256']}, and {self.path} "
+                        f"records {first}. If the new one is right, delete the line there; else delete the file."
+                    )
+            draft = self.path + ".draft"
+            with open(draft, "w", encoding="utf-8") as target:
+                target.write("# Hashes as they were at the first fetch; what differs from now on is refused.\n")
+                yaml.safe_dump(known, target)
+            os.replace(draft, self.path)
+        return problems
+
+
 class Bundle:
-    """A folder on the controller that holds artifacts already, as <artifact>/<path>."""
+    """A folder on the controller that holds artifacts already, as <artifact>/<path>: a shelf like the box's own."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self._stamp_file = os.path.join(folder, ".stamps.json")
-        self._stamps = read_json(self._stamp_file) or {}
+        self._shelf = Shelf(folder)
 
     def path(self, file: dict) -> str:
-        return os.path.join(self.folder, file["artifact"], file["path"])
+        return self._shelf.final(file)
 
     def has(self, file: dict) -> bool:
         return os.path.isfile(self.path(file))
 
-    def problem(self, file: dict) -> str:
-        """Return what is wrong with the bundle's copy of a file, or nothing; what was proven is not read again."""
-        path = self.path(file)
-        if stamp_holds(path, self._stamps.get(path), file["sha256"]):
-            return ""
-        found = sha256_of(path)
-        if found != file["sha256"]:
-            size = os.path.getsize(path)
-            return (
-                f"{path} has sha256 {found} ({size} bytes) where {file['sha256']} was expected: "
-                "the bundle's copy is damaged. Delete it and fill the bundle again."
-            )
-        self._stamps[path] = stamp_of(path, found)
-        with contextlib.suppress(OSError):  # a bundle that cannot be written is read again the next time
-            write_json(self._stamp_file, self._stamps)
-        return ""
+    def problems(self, files: list[dict]) -> list[str]:
+        """Return what is wrong with the bundle's copies; what was proven is not read again."""
+        by_artifact: dict[str, list[dict]] = {}
+        for file in files:
+            by_artifact.setdefault(file["artifact"], []).append(file)
+        found = []
+        for artifact, some in by_artifact.items():
+            with contextlib.suppress(OSError):  # a bundle that cannot be written is read again the next time
+                with self._shelf.lock(artifact):  # boxes deployed side by side read it once
+                    found += self._wrong(some)
+                    self._shelf.save()
+                continue
+            found += self._wrong(some)
+        return found
+
+    def _wrong(self, files: list[dict]) -> list[str]:
+        wrong = self._shelf.missing(files, recheck=False)
+        for file in files:
+            if file not in wrong:
+                self._shelf.stamp(file)
+        return [
+            f"{self.path(file)} ({os.path.getsize(self.path(file))} bytes) does not have the sha256 {file['sha256']}: "
+            "the bundle's copy is damaged. Delete it and fill the bundle again."
+            for file in wrong
+        ]

@@ -56,6 +56,8 @@ RANGES = {
     "demos_ready_seconds": (10, 86400),
     "demos_web_port": (1024, 65535),
     "fetch_connections": (1, 16),  # aria2c takes no more
+    "fetch_patience_seconds": (1, 86400),
+    "fetch_stall_seconds": (1, 600),
     "gateway_answer_seconds": (10, 86400),
     "gateway_port": (1, 65535),
     "gateway_public_port": (1, 65535),
@@ -64,6 +66,7 @@ RANGES = {
 }
 # ... and the shape of a text, with words for it.
 SHAPES = {
+    "fetch_proxy": (r"auto|none|https?://\S+", "auto, none, or an address that begins with http://"),
     "gateway_listen": (r"\d{1,3}(\.\d{1,3}){3}", "an IPv4 address of the box, such as 0.0.0.0"),
     "gateway_max_body": (r"\d+[kKmMgG]?", "a size as nginx writes it, such as 1m"),
     "gateway_public_url": (r"https?://\S+", "an address that begins with http:// or https://"),

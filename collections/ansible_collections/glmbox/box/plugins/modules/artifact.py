@@ -3,26 +3,28 @@
 
 from __future__ import annotations
 
-import fcntl
+import base64
 import glob
+import hashlib
 import os
 import shutil
+import sys
 import tarfile
-import time
 from typing import Any, Dict, List, Tuple
-from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.glmbox.box.plugins.module_utils.aria2 import download
-from ansible_collections.glmbox.box.plugins.module_utils.shelf import Shelf, Wrong
+from ansible_collections.glmbox.box.plugins.module_utils import jobs
+from ansible_collections.glmbox.box.plugins.module_utils.fetching.shelf import Shelf, Wrong
+from ansible_collections.glmbox.box.plugins.module_utils.files import hash_of, read_json, write_json
 
 DOCUMENTATION = r"""
 module: artifact
 short_description: Make artifacts stand on the box, every byte proven by sha256
 description:
   - An artifact is a set of files with known hashes. Files that the controller's bundle has are pushed, the others are
-    downloaded by aria2c from their mirrors. A file gets its final name only after its hash was proven, then a stamp
-    (size, mtime, inode, sha256), and is not read again while the stamp holds.
+    downloaded by aria2c from the mirrors that deliver best, in a job of their own for each artifact, which goes on
+    without the SSH session. A file gets its final name only after its hash was proven, then a stamp (size, mtime,
+    inode, sha256), and is not read again while the stamp holds.
 options:
   names:
     description: Names of artifacts; see the folder C(artifacts) of the project.
@@ -51,9 +53,62 @@ options:
     type: bool
     default: false
   connections:
-    description: How many connections aria2c opens to a server.
+    description: How many connections aria2c opens to a server that allows them.
     type: int
     default: 8
+  stall_seconds:
+    description: After so many seconds without a byte another source takes over.
+    type: int
+    default: 15
+  patience_seconds:
+    description: How long sources that sent something, and then stopped, are tried again before a file is given up.
+    type: int
+    default: 60
+  sample_bytes:
+    description: How much of a file is asked of each source, at most, to learn which delivers best.
+    type: int
+    default: 2097152
+  proxy:
+    description:
+      - C(auto) tries the box's own proxy (of its environment, or the provider's accelerator) beside the direct way and
+        takes what is faster; C(none) uses none; else a proxy's address, tried beside the direct way.
+    type: str
+    default: auto
+  extra_mirrors:
+    description: Artifact to a list of further addresses with C({path}).
+    type: dict
+    default: {}
+  preferred_hosts:
+    description: Hosts that come before faster ones, in this order.
+    type: list
+    elements: str
+    default: []
+  forbidden_hosts:
+    description: Hosts that are never asked.
+    type: list
+    elements: str
+    default: []
+  trust_on_first_use:
+    description: Artifacts without a published hash that may come; the hash of their first arrival is recorded.
+    type: list
+    elements: str
+    default: []
+  trusted_hashes:
+    description: The file on the controller where such hashes are recorded.
+    type: path
+  peers:
+    description: Boxes that may have the files already, each with C(name), C(host), C(port) and C(user).
+    type: list
+    elements: dict
+    default: []
+  wait:
+    description: Whether to wait until the files stand, or only to begin.
+    type: bool
+    default: true
+  jobs_dir:
+    description: Where the state of jobs is kept, on the box.
+    type: path
+    default: /var/lib/glmbox/jobs
 author: glmbox (@glmbox)
 """
 
@@ -73,10 +128,15 @@ missing:
   type: list
   elements: dict
 fetched:
-  description: Each file that this run brought, with C(bytes), C(source) and C(seconds).
+  description: Each file that was brought, with C(bytes), C(source), C(seconds) and how it was C(verified).
   returned: always
   type: list
   elements: dict
+begun:
+  description: Artifacts that are on their way, each by a job.
+  returned: always
+  type: list
+  elements: str
 """
 
 
@@ -91,93 +151,161 @@ def unpack_push(shelf: Shelf, name: str) -> None:
         os.unlink(tar_left)
 
 
-def host_of(url: str) -> str:
-    return urlsplit(url).hostname or url
-
-
-def bring(
-    shelf: Shelf, missing: List[Dict[str, Any]], params: Dict[str, Any]
-) -> Tuple[List[Dict[str, Any]], List[str]]:
-    """Bring the missing files: what was pushed first, then downloads; return what was fetched and what went wrong."""
-    fetched, problems = [], []
-    unpack_push(shelf, params["pushed"])
-    wanted = [file for file in missing if not file["in_bundle"]]
-    homeless = [file for file in wanted if not file["urls"]]
-    for file in homeless:
-        problems.append(
-            "%s of %s has no mirror and is not in the bundle. Fill the bundle on a machine that has it, then run again."
-            % (file["path"], file["artifact"])
-        )
-    wanted = [file for file in wanted if file["urls"]]
-    begun = time.monotonic()
-    complaint = download(shelf, wanted, params["connections"]) if wanted else None
-    seconds = round(time.monotonic() - begun, 1)
-    for file in missing:
-        if file in homeless:
-            continue
-        source = "the bundle" if file["in_bundle"] else ", ".join(host_of(url) for url in file["urls"])
-        unfinished = not file["in_bundle"] and os.path.exists(shelf.part(file) + ".aria2")
-        if not os.path.exists(shelf.part(file)) or unfinished:
-            problems.append(
-                "%s of %s did not arrive from %s. %s"
-                % (file["path"], file["artifact"], source, complaint or "Run again.")
-            )
+def take_pushed(shelf: Shelf, files: List[Dict[str, Any]], keep_bad: bool) -> Tuple[List[Dict[str, Any]], List[str]]:
+    """Prove what the controller pushed and give it its names; return what stands now, and what is wrong."""
+    taken, problems = [], []
+    for file in files:
+        if not os.path.exists(shelf.pushed(file)):
+            problems.append("%s of %s was not pushed whole. Run again." % (file["path"], file["artifact"]))
             continue
         try:
-            shelf.accept(file, source, params["keep_bad"])
+            shelf.accept(file, shelf.pushed(file), "the bundle", keep_bad)
         except Wrong as error:
             problems.append(str(error))
             continue
-        took = 0.0 if file["in_bundle"] else seconds
         size = os.path.getsize(shelf.final(file))
-        fetched.append(
-            {"artifact": file["artifact"], "path": file["path"], "bytes": size, "source": source, "seconds": took}
-        )
-    return fetched, problems
+        shown = {"artifact": file["artifact"], "path": file["path"], "bytes": size}
+        taken.append(dict(shown, source="the bundle", seconds=0.0, verified="sha256"))
+    shelf.save()
+    return taken, problems
+
+
+def write_program(shelf: Shelf, packed: str) -> str:
+    """Write the fetcher where jobs find it, named after its content, and return its path."""
+    content = base64.b64decode(packed)
+    path = os.path.join(shelf.dest, ".fetcher", hashlib.sha256(content).hexdigest()[:12] + ".pyz")
+    if not os.path.exists(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path + ".draft", "wb") as file:
+            file.write(content)
+        os.replace(path + ".draft", path)
+    return path
+
+
+def start_jobs(shelf: Shelf, params: Dict[str, Any], missing: List[Dict[str, Any]]) -> List[str]:
+    """Start, or attach to, a job for each artifact of which something is missing; return the jobs' names."""
+    program = write_program(shelf, params["program"])
+    started = []
+    for artifact in sorted({file["artifact"] for file in missing}):
+        files = [file for file in params["files"] if file["artifact"] == artifact]
+        for file in files:
+            file.pop("in_bundle", None)
+        spec = {"dest": shelf.dest, "artifact": artifact, "files": files, "settings": params["settings"]}
+        path = os.path.join(shelf.dest, ".fetcher", "%s-%s.json" % (artifact, hash_of(spec)[:12]))
+        write_json(path, spec)
+        name = "fetch-" + artifact
+        # What other hosts or mirrors were asked for is another job; what arrived so far serves both.
+        jobs.start(params["jobs_dir"], name, [sys.executable, program, path], {}, replace=True, again=True)
+        for old in glob.glob(os.path.join(shelf.dest, ".fetcher", glob.escape(artifact) + "-????????????.json")):
+            if old != path:
+                os.unlink(old)
+        started.append(name)
+    return started
+
+
+def reports(params: Dict[str, Any], artifacts: List[str]) -> Dict[str, Any]:
+    """Return what the artifacts' jobs brought and what went wrong, as far as nobody was told yet."""
+    told: Dict[str, Any] = {"fetched": [], "problems": []}
+    for artifact in artifacts:
+        status = jobs.status(params["jobs_dir"], "fetch-" + artifact)
+        if status["state"] in ("running", "absent"):
+            continue
+        seen = os.path.join(os.path.dirname(status["log"]), "told.json")
+        result = status["result"] or {"fetched": [], "problems": []}
+        if status["state"] != "done" and not result["problems"]:
+            result["problems"] = [
+                "The job %s ended as %s: %s The whole log is %s on the box. Run the same command again: it goes on."
+                % (status["name"], status["state"], " ".join(status["last_lines"][-3:]), status["log"])
+            ]
+        mark = hash_of([status["pid"], status["seconds"], result])
+        if status["state"] == "done" and read_json(seen) == mark:
+            continue
+        write_json(seen, mark)
+        for key in told:
+            told[key] += result[key]
+    return told
+
+
+def look(shelf: Shelf, params: Dict[str, Any], result: Dict[str, Any], may_write: bool) -> bool:
+    """Note in the result what is missing; return whether stamps were written."""
+    result["missing"] = shelf.missing(params["files"], params["recheck"])
+    result["aria2c"] = bool(shutil.which("aria2c"))
+    for file in result["missing"]:
+        file["here"] = shelf.here(file)
+    result["first_hashes"] = shelf.first_hashes(params["files"])
+    if not may_write:
+        return False
+    missing = {(file["artifact"], file["path"]) for file in result["missing"]}
+    wrote = False
+    for artifact in {file["artifact"] for file in params["files"]}:
+        lock = shelf.lock(artifact, wait=False)
+        if not lock:  # a job is at work there, and stamps what it finds
+            continue
+        with lock:
+            for file in [file for file in params["files"] if file["artifact"] == artifact]:
+                if (artifact, file["path"]) not in missing:
+                    shelf.stamp(file)
+                elif os.path.exists(shelf.final(file)):  # it was read, and is not what it should be
+                    os.unlink(shelf.final(file))
+            wrote = shelf.save() or wrote
+    return wrote
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "files": {"type": "list", "elements": "dict", "required": True},
+            "files": {"type": "list", "elements": "dict", "default": []},
             "dest": {"type": "path", "required": True},
             "recheck": {"type": "bool", "default": False},
             "keep_bad": {"type": "bool", "default": False},
-            "connections": {"type": "int", "default": 8},
-            "step": {"choices": ["look", "receive", "bring"], "default": "bring"},
+            "step": {"choices": ["look", "receive", "bring", "wait"], "required": True},
             "receive_as": {"type": "str"},
             "pushed": {"type": "str", "default": ""},
+            "program": {"type": "str", "default": ""},
+            "settings": {"type": "dict", "default": {}},
+            "jobs_dir": {"type": "path", "default": jobs.STATE_DIR},
+            "artifacts": {"type": "list", "elements": "str", "default": []},
+            "slice_seconds": {"type": "float", "default": 5.0},
         },
         supports_check_mode=True,
     )
     params = module.params
     os.umask(0o022)  # the user that serves has to read what root's own umask might hide
     shelf = Shelf(params["dest"])
-    if not module.check_mode and params["step"] != "look":
-        # A run whose controller is gone goes on here; the next one waits for it, and then finds its files.
-        os.makedirs(params["dest"], exist_ok=True)
-        lock = open(os.path.join(params["dest"], ".lock"), "w")  # held until this process ends
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    look = module.check_mode or params["step"] == "look"
-    missing = []
-    restamped = False
-    for file in params["files"]:
-        if not shelf.stands(file, params["recheck"]):
-            missing.append(file)
-        elif not look:
-            restamped = shelf.stamp(file) or restamped
-    result: Dict[str, Any] = {"missing": missing, "fetched": []}
-    if look or not missing:
-        module.exit_json(changed=bool(missing) or restamped, **result)
-    if params["step"] == "receive":  # the login user, who may not be root, pushes into this folder
-        os.makedirs(shelf.arriving, mode=0o700, exist_ok=True)
-        shutil.chown(shelf.arriving, params["receive_as"])
-        module.exit_json(changed=True, **result)
-    os.makedirs(shelf.arriving, mode=0o700, exist_ok=True)
-    result["fetched"], problems = bring(shelf, missing, params)
-    if problems:
-        module.fail_json(msg="\n".join(problems), **result)
-    module.exit_json(changed=True, **result)
+    result: Dict[str, Any] = {"missing": [], "fetched": [], "problems": []}
+    changed = False
+    try:
+        if params["step"] == "look" or module.check_mode:
+            look(shelf, params, result, may_write=False)
+            changed = bool(result["missing"])
+        elif params["step"] == "receive":
+            os.makedirs(shelf.dest, exist_ok=True)
+            changed = look(shelf, params, result, may_write=True)
+            if any(file["in_bundle"] for file in result["missing"]):  # the login user, who may not be root, pushes here
+                os.makedirs(shelf.arriving, mode=0o700, exist_ok=True)
+                shutil.chown(shelf.arriving, params["receive_as"])
+            if not result["missing"]:
+                result.update(reports(params, params["artifacts"]))
+        elif params["step"] == "bring":
+            unpack_push(shelf, params["pushed"])
+            missing = shelf.missing(params["files"], recheck=False)
+            from_bundle = [file for file in missing if file["in_bundle"]]
+            result["fetched"], result["problems"] = take_pushed(shelf, from_bundle, params["keep_bad"])
+            rest = [file for file in missing if not file["in_bundle"]]
+            result["jobs"] = start_jobs(shelf, params, rest) if rest and not result["problems"] else []
+            changed = True
+        else:
+            names = ["fetch-" + artifact for artifact in params["artifacts"]]
+            jobs.wait(params["jobs_dir"], names, params["slice_seconds"])
+            known = [jobs.status(params["jobs_dir"], name) for name in jobs.names(params["jobs_dir"])]
+            result["running"] = [status for status in known if status["state"] == "running"]
+            result["waiting"] = [status["name"] for status in result["running"] if status["name"] in names]
+            if not result["waiting"]:
+                result.update(reports(params, params["artifacts"]))
+                result["first_hashes"] = shelf.first_hashes(params["files"])
+    except (jobs.JobError, OSError) as error:
+        module.fail_json(msg=str(error), **result)
+    module.exit_json(changed=changed, **result)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,24 @@ options:
     description: A PEM file on the controller, or nothing.
     type: path
     default: ""
+  extra_mirrors:
+    description: Artifact to further addresses of it.
+    type: dict
+    default: {}
+  forbidden_hosts:
+    description: Hosts that are never asked.
+    type: list
+    elements: str
+    default: []
+  trust_on_first_use:
+    description: Artifacts without a published hash that may come.
+    type: list
+    elements: str
+    default: []
+  trusted_hashes:
+    description: The file on the controller with the hashes that such artifacts came with.
+    type: path
+    required: true
   gateway_unit:
     description: The file whose presence means that the box has a token.
     type: path
@@ -100,6 +118,7 @@ EXAMPLES = r"""
     ports: [{name: gateway_port, port: 3389, unit: /etc/systemd/system/glmbox-gateway.service}]
     lock: py310-cu118
     python: 3.10.20
+    trusted_hashes: inventory/rented_gpu/.state/trusted_hashes.yml
     gateway_unit: /etc/systemd/system/glmbox-gateway.service
     token_file: inventory/rented_gpu/.state/gateway_token
     model: chatglm2-6b

@@ -1,0 +1,100 @@
+"""Hashing of files while they arrive, and going on with what an earlier run left.
+
+Runs on the box: standard library alone, Python 3.8.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from typing import Optional
+
+from ansible_collections.glmbox.box.plugins.module_utils.files import CHUNK_BYTES
+
+
+class Follower(threading.Thread):
+    """Hashes the front of a growing file, as far as it has no holes.
+
+    A thread of its own: hashing leaves Python's lock, so that it uses another core than the download. found: the
+    sha256 of the whole file, None until then and where it could not be read.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(daemon=True)
+        self._path = path
+        self._turn = threading.Condition()
+        self._front, self._ended, self._whole = 0, False, False
+        self.found: Optional[str] = None
+        self.start()
+
+    def follow(self, front: int) -> None:
+        """Tell that the first `front` bytes have arrived."""
+        with self._turn:
+            self._front = max(front, self._front)
+            self._turn.notify()
+
+    def finish(self) -> None:
+        """Tell that all has arrived; when the thread has ended, `found` is the file's sha256."""
+        with self._turn:
+            self._whole = self._ended = True
+            self._turn.notify()
+
+    def drop(self) -> None:
+        """Tell that the file is given up."""
+        with self._turn:
+            self._ended = True
+            self._turn.notify()
+
+    def run(self) -> None:
+        digest, done = hashlib.sha256(), 0
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        try:
+            with self._open() as file:
+                while True:
+                    with self._turn:
+                        while self._front <= done and not self._ended:
+                            self._turn.wait()
+                        front, ended, whole = self._front, self._ended, self._whole
+                    if ended and not whole:
+                        return
+                    count = file.readinto(buffer if whole else buffer[: min(CHUNK_BYTES, front - done)])
+                    if whole and not count:
+                        break
+                    digest.update(buffer[:count])
+                    done += count
+            self.found = digest.hexdigest()
+        except OSError:
+            return
+
+    def _open(self):
+        with self._turn:
+            while not self._front and not self._ended:
+                self._turn.wait()
+        return open(self._path, "rb", buffering=0)
+
+
+def front_of(bitfield: str, piece_bytes: int) -> int:
+    """Return how many bytes at a file's beginning have arrived, by aria2's bitfield (hexadecimal, a bit a piece)."""
+    bits = len(bitfield) * 4
+    inverted = ~int(bitfield or "0", 16) & ((1 << bits) - 1)
+    return (bits - inverted.bit_length()) * piece_bytes
+
+
+def resume(part: str) -> bool:
+    """Make what is left of a download safe to go on with; return whether anything is.
+
+    aria2c writes its control file after it made the disk write what the file says, so that even a power cut leaves the
+    two in step. A part whose control file is missing or empty has holes that nobody knows of.
+    """
+    control = part + ".aria2"
+    if not os.path.exists(control) or not os.path.getsize(control):
+        forget(part)
+    return os.path.exists(part)
+
+
+def forget(part: str) -> None:
+    """Delete a part and what belongs to it."""
+    for ending in ("", ".aria2"):
+        if os.path.exists(part + ending):
+            os.unlink(part + ending)

@@ -1,0 +1,246 @@
+"""One file on its way: which sources it is asked from, what is done when they fail, and the proof at the end.
+
+Runs on the box: standard library alone, Python 3.8.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Callable, Dict, List, Optional, Set
+
+from ansible_collections.glmbox.box.plugins.module_utils.fetching.aria2 import DISK_FULL, STALLED, Aria2, reason_of
+from ansible_collections.glmbox.box.plugins.module_utils.fetching.follow import Follower, forget, front_of, resume
+from ansible_collections.glmbox.box.plugins.module_utils.fetching.probe import Source, host_of
+from ansible_collections.glmbox.box.plugins.module_utils.fetching.shelf import Shelf, Wrong
+
+# A second source is used beside the first where it brings at least this much of the first one's rate.
+WORTH_IT = 0.3
+# A connection that brings this much (bytes a second) fills the link or the disk by itself.
+FAST_ENOUGH = 64 * 2**20
+# How servers say that they want fewer connections.
+COMPLAINS = ("it answered 403", "it answered 429", "it answered 503")
+# What may pass by itself, so that it is tried again for a while; so is whatever befalls a source that sent something.
+MAY_PASS = ("it answered 429", "it answered 5")
+# A source that breaks off so often has to stand back where there is another.
+STRIKES = 3
+PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 5.0
+
+
+class Broken(Exception):
+    """A file that no source brought, with each source's reason."""
+
+
+class Transfer:
+    """A file on its way.
+
+    sources: the best first; those with a reason are out already. connections: to each server. have: bytes that are
+    here. proving: whether all has arrived and is being hashed.
+    """
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        aria2: Aria2,
+        file: Dict[str, Any],
+        sources: List[Source],
+        settings: Dict[str, Any],
+        say: Callable[[str], None],
+    ) -> None:
+        self.file, self.sources, self._settings = file, sources, settings
+        self._shelf, self._aria2, self._say = shelf, aria2, say
+        self._part = shelf.part(file)
+        self.connections = self._streams = 1
+        self.gid = ""
+        self.have = 0
+        self.proving = False
+        self._follower: Optional[Follower] = None
+        self._using: List[Source] = []
+        self._alone = False  # one source at a time, to learn which of them lies
+        self._resumed = False
+        self._held = 0  # bytes, when the attempt began
+        self._failures = 0  # one after the other, without a byte in between
+        self._delivered: Set[str] = set()  # sources that once sent something
+        self._strikes: Dict[str, int] = {}
+        self._pause_until = 0.0
+        self._begun = self._moved = self._grew_at = time.monotonic()
+
+    def begin(self) -> None:
+        """Go on with what an earlier run left, or begin. Raises Broken."""
+        self._begun = self._grew_at = time.monotonic()
+        size = self.file["size"]
+        if size == 0:
+            with open(self._part, "wb"):
+                pass
+        whole = os.path.exists(self._part) and not os.path.exists(self._part + ".aria2")
+        if whole and size == os.path.getsize(self._part):  # killed between the last byte and the proof
+            self._resumed = size != 0
+            self._prove()
+            return
+        self._resumed = resume(self._part)
+        self._attempt()
+
+    def turn(self, state: Optional[Dict[str, Any]], complaints: Dict[str, str]) -> bool:
+        """Look after the file; return whether it stands now. state: aria2c's. Raises Broken."""
+        now = time.monotonic()
+        if self.proving:
+            return self._proven()
+        if not self.gid:
+            if now >= self._pause_until:
+                self._attempt()
+            return False
+        if state is None:
+            return False
+        have, total = int(state["completedLength"]), int(state["totalLength"])
+        if have > self.have:
+            self._moved = self._grew_at = now
+        self.have = have
+        if self._follower:
+            self._follower.follow(front_of(state.get("bitfield", ""), int(state.get("pieceLength", 0))))
+        if self.file["size"] and total and total != self.file["size"]:
+            for source in self._using:
+                source.reason = "it says that the file has %d bytes, not %d" % (total, self.file["size"])
+            self._fail({})
+        elif state["status"] == "complete":
+            used = {uri["uri"] for file in state["files"] for uri in file["uris"] if uri["status"] == "used"}
+            self._using = [source for source in self._using if source.url in used] or self._using
+            self._stop()
+            self._prove()
+        elif state["status"] == "error":
+            words = reason_of(state.get("errorMessage", ""), state["errorCode"])
+            self._fail(self._named(complaints) or {source.url: words for source in self._using}, state["errorCode"])
+        elif now > self._moved + 2 * self._settings["stall_seconds"]:
+            self._fail({source.url: STALLED for source in self._using})
+        return False
+
+    def report(self) -> Dict[str, Any]:
+        """Return what the table at the end says of this file."""
+        return {
+            "artifact": self.file["artifact"],
+            "path": self.file["path"],
+            "bytes": self.have,
+            "source": self._names() or "nothing to send",
+            "seconds": round(max(time.monotonic() - self._begun, 0.001), 3),
+            "verified": "sha256" if self.file["sha256"] else "first use, sha256 recorded",
+        }
+
+    def _names(self) -> str:
+        return ", ".join(sorted({source.name() for source in self._using}))
+
+    def _usable(self) -> List[Source]:
+        usable = [source for source in self.sources if not source.reason]
+        if not usable:
+            return []
+        best = usable[0]
+        beside = [source for source in usable[1:] if source.proxy == best.proxy and source.rate >= best.rate * WORTH_IT]
+        if self._alone or self.connections == 1 or not best.rate:
+            return [best]
+        return [best, *beside[:1]]
+
+    def _attempt(self) -> None:
+        self._using = self._usable()
+        if not self._using:
+            raise Broken(self._sentence())
+        self._held = self.have
+        self._moved = time.monotonic()
+        self._streams = 1 if self._using[0].rate >= FAST_ENOUGH else self.connections
+        if not self._follower:
+            self._follower = Follower(self._part)
+        folder, name = os.path.split(self._part)
+        urls = [source.url for source in self._using]
+        self.gid = self._aria2.add(urls, folder, name, self._streams, self._using[0].proxy)
+
+    def _stop(self) -> None:
+        if self.gid:
+            self._aria2.forget(self.gid)
+            self.gid = ""
+
+    def _fail(self, reasons: Dict[str, str], code: str = "") -> None:
+        """End an attempt that failed and prepare the next. reasons: address to why. Raises Broken."""
+        grew = self.have > self._held
+        self._stop()
+        if code == DISK_FULL:
+            raise Broken(
+                "The disk of %s is full, with %d bytes of %s there. Free some and run again: it goes on from there."
+                % (self._shelf.dest, self.have, self.file["path"])
+            )
+        self._failures = 0 if grew else self._failures + 1
+        self._pause_until = time.monotonic() + min(PAUSE_SECONDS * (1 + self._failures), LONGEST_PAUSE_SECONDS)
+        complained = any(reason.startswith(COMPLAINS) for reason in reasons.values())
+        if complained and self._streams > 1:
+            self.connections = self._streams // 2 if grew else 1
+            self._say("%s: connections to a server from now on: %d" % (self.file["path"], self.connections))
+            return
+        for source in self._using:
+            if not source.reason:
+                source.reason = self._verdict(source, reasons, grew)
+            if source.reason:
+                self._say("%s: %s, so it is out" % (source.name(), source.reason))
+
+    def _verdict(self, source: Source, reasons: Dict[str, str], grew: bool) -> str:
+        """Return why a source is out from now on, or nothing where it is given another chance."""
+        reason = reasons.get(source.url) or next(iter(reasons.values()), "it sends nothing")
+        others = [other for other in self.sources if not other.reason and other not in self._using]
+        if grew:
+            self._delivered.add(source.url)
+            self._strikes[source.url] = self._strikes.get(source.url, 0) + (STRIKES if reason == STALLED else 1)
+            return reason if others and self._strikes[source.url] >= STRIKES else ""
+        may_pass = reason.startswith(MAY_PASS) or source.url in self._delivered
+        patient = time.monotonic() < self._grew_at + self._settings["patience_seconds"]
+        return "" if may_pass and patient and not others else reason
+
+    def _named(self, complaints: Dict[str, str]) -> Dict[str, str]:
+        """Return which of the sources in use aria2c complained of, and why; it names where a redirect led."""
+        named = {}
+        for source in self._using:
+            for address, reason in complaints.items():
+                if address == source.url or host_of(address) in (source.delivers, host_of(source.url)):
+                    named[source.url] = reason
+        return named
+
+    def _prove(self) -> None:
+        self.have = os.path.getsize(self._part)
+        if not self._follower:
+            self._follower = Follower(self._part)
+        self._follower.finish()
+        self.proving = True
+
+    def _proven(self) -> bool:
+        """Return whether the file stands; where its bytes are wrong, another source has its turn."""
+        assert self._follower is not None
+        if self._follower.is_alive():
+            return False
+        self.proving = False
+        try:
+            self._shelf.accept(self.file, self._part, self._names(), self._settings["keep_bad"], self._follower.found)
+        except Wrong as error:
+            self._say(str(error))
+            self._begin_anew(str(error))
+            return False
+        forget(self._part)
+        return True
+
+    def _begin_anew(self, sentence: str) -> None:
+        """After wrong bytes: blame the source where it is clear which it was, else ask them one by one."""
+        forget(self._part)
+        self._follower = None
+        if len(self._using) == 1 and not self._resumed:
+            self._using[0].reason = "it" + sentence.partition(self._names())[2].rstrip(".")
+        self._alone, self._resumed = True, False
+        self.have = self._held = 0
+
+    def _sentence(self) -> str:
+        reasons = "; ".join("%s: %s" % (source.name(), self._reason(source)) for source in self.sources)
+        return (
+            "%s of %s did not arrive. %s. Add a mirror with fetch_extra_mirrors, or put the file into the bundle, and "
+            "run again." % (self.file["path"], self.file["artifact"], reasons)
+        )
+
+    def _reason(self, source: Source) -> str:
+        """Return why a source is out; a share's link that lives for hours is told apart."""
+        if "/seafhttp/files/" in source.url and ("answered 4" in source.reason or "HTML" in source.reason):
+            return (
+                "%s; this is a Seafile token link, which expires within hours: use the form "
+                "https://<host>/d/<share>/files/?p=<path>&dl=1" % source.reason
+            )
+        return source.reason
