@@ -7,7 +7,7 @@ export PYTHONPATH := $(CURDIR)/collections:$(CURDIR)/local_box
 export PYTHONDONTWRITEBYTECODE := 1
 INVENTORY ?= inventory/local_box
 
-.PHONY: help demo demo-clean check test molecule test-box verify lock miniature-table clean
+.PHONY: help demo demo-clean check test molecule test-box bench-fetch verify lock miniature-table clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -34,7 +34,7 @@ check: .venv/.ready ## the gates and the unit tests: two minutes
 	yamllint .
 	ruff check .
 	ruff format --check .
-	mypy collections/ansible_collections/glmbox/box/plugins local_box/*.py
+	mypy collections/ansible_collections/glmbox/box/plugins local_box/*.py benches/fetch.py
 	mypy roles/demos/files/demo_host
 	ansible-playbook site.yml -i inventory/local_box --syntax-check
 	ansible-lint
@@ -49,6 +49,9 @@ molecule: .venv/.ready ## the deployment of a fresh box, idempotence, testinfra
 test-box: .venv/.ready ## accidents on boxes: bad input, damaged files, killed runs
 	$(BIN)/python local_box/fill_bundle.py
 	pytest tests/box
+
+bench-fetch: .venv/.ready ## transfers and checks against wget, curl, aria2c, sha256sum: quarter of an hour
+	$(BIN)/python benches/fetch.py
 
 verify: .venv/.ready ## testinfra against INVENTORY=inventory/...
 	pytest tests/verify --inventory $(INVENTORY)

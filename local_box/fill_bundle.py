@@ -8,21 +8,20 @@ this folder. Everything is checked against the tables in artifacts/ or the locks
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import yaml
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "collections"))
 
 from ansible_collections.glmbox.box.plugins.module_utils.catalogue import Bundle, files_of, load  # noqa: E402
 from ansible_collections.glmbox.box.plugins.module_utils.files import sha256_of  # noqa: E402
+from ansible_collections.glmbox.box.plugins.module_utils.wheels import Wheels, WheelsError, download  # noqa: E402
 
 BUNDLE = ROOT / "local_box" / ".bundle"
 # artifact: (Debian suite, source package, end of the upstream tarball's name there)
@@ -30,14 +29,7 @@ SOURCE_PACKAGES = {
     "openssl-1.1.1w": ("bullseye", "openssl", ".orig.tar.gz"),
     "python-3.11.2": ("bookworm", "python3.11", ".orig.tar.gz"),
 }
-WHEELS, LOCK = "wheels-py311-cpu", ROOT / "roles" / "torch" / "files" / "py311-cpu.txt"
-# The box's glibc is 2.31; the controller's may be newer, so pip is told.
-PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 26, 24, 17, 12, 5)] + [
-    "manylinux2014_x86_64",
-    "manylinux2010_x86_64",
-    "manylinux1_x86_64",
-    "any",
-]
+LOCK = ROOT / "roles" / "torch" / "files" / "py311-cpu.txt"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
@@ -113,54 +105,22 @@ def place(source: Path, target: Path) -> None:
     draft.replace(target)
 
 
-def pip_download(lock: Path, folder: Path, *more: str) -> subprocess.CompletedProcess:
-    """Download the wheels of a lock for the box's Python, every hash checked by pip."""
-    platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
-    return subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--no-deps", "--only-binary=:all:"]
-        + ["--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "abi3", "--abi", "none"]
-        + [*platforms, "--dest", str(folder), "--requirement", str(lock), *more],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def add_wheels() -> None:
-    """Put the lock's wheels into the bundle, with a manifest; what was downloaded before is taken again.
+    """Put the lock's wheels into the bundle, with a manifest; what is there and right stays.
 
     torch's local version +cpu is pinned by hash, so that a CUDA build of gigabytes never matches. It comes from
     PyTorch's CPU index where that is reachable, else from wherever pip is configured to look.
     """
-    folder = BUNDLE / WHEELS
-    manifest = folder / "manifest.yml"
-    lock_hash = sha256_of(str(LOCK))
-    if manifest.exists() and f"# {lock_hash}" in manifest.read_text():
-        return
-    draft = BUNDLE / f".{WHEELS}"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    requirements = re.split(r"\n(?=[a-z])", LOCK.read_text())
-    with tempfile.TemporaryDirectory() as parts:
-        torch_lock, other_lock = Path(parts, "torch.txt"), Path(parts, "others.txt")
-        torch_lock.write_text("\n".join(one for one in requirements if one.startswith("torch==")))
-        other_lock.write_text("\n".join(one for one in requirements if not one.startswith("torch==")))
-        got = pip_download(torch_lock, draft, "--index-url", CPU_INDEX, "--retries", "0", "--timeout", "8")
-        if got.returncode:
-            got = pip_download(torch_lock, draft)
-        if got.returncode == 0:
-            got = pip_download(other_lock, draft)
-    if got.returncode:
-        errors = [line for line in got.stderr.splitlines() if line.startswith("ERROR")]
-        raise BundleError("pip could not download the wheels: " + " ".join(errors or got.stderr.splitlines()[-3:]))
-    files = [
-        {"path": wheel.name, "sha256": sha256_of(str(wheel)), "size": wheel.stat().st_size}
-        for wheel in sorted(draft.glob("*.whl"))
-    ]
-    text = f"# Made by fill_bundle.py from the lock with sha256\n# {lock_hash}\n"
-    (draft / "manifest.yml").write_text(text + yaml.safe_dump({WHEELS: {"files": files}}))
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
+    wheels = Wheels(str(LOCK), str(BUNDLE))
+    torch = [one for one in wheels.lacking() if one.name.startswith("torch==")]
+    try:
+        if torch:
+            with contextlib.suppress(WheelsError):
+                at_once = ["--retries", "0", "--timeout", "8"]
+                download(torch, wheels.folder, wheels.python, ["--index-url", CPU_INDEX, *at_once])
+        wheels.gather(lambda done, total: print(f"{wheels.artifact}: {done} of {total}", flush=True))
+    except WheelsError as error:
+        raise BundleError(str(error)) from error
 
 
 def add_miniature(tables: dict, bundle: Bundle) -> None:

@@ -155,7 +155,7 @@ def test_the_inventories_choose_artifacts_that_exist():
         names = [f"openssl-{chosen['openssl_version']}", f"python-{chosen['python_version']}"]
         names += [chosen["weights_model"], chosen["demos_code"]]
         if inventory == "rented_gpu":
-            names.append(chosen["torch_wheels"])
+            names += chosen["torch_wheels"]
         files_of(TABLES, names)
 
 

@@ -27,6 +27,7 @@ def params(tmp_path):
         "files": [],
         "needs": [],
         "jobs": 0,
+        "environment": {},
         "steps": [
             {"name": "make", "run": f"echo made >> {tmp_path}/made; cp hello.sh built.sh"},
             {"name": "install", "run": 'mkdir -p "$PREFIX/bin"; cp built.sh "$PREFIX/bin/hello"'},
@@ -116,3 +117,12 @@ def test_the_login_shells_python_stays_outside(params, monkeypatch, tmp_path):
     build.ensure(params, check_mode=False)
     seen = (tmp_path / "seen").read_text()
     assert "conda" not in seen
+
+
+def test_the_environment_reaches_the_steps_and_is_no_input(params, tmp_path):
+    params["steps"][0]["run"] += f'; echo "$PIP_NO_INDEX $PREFIX" > {tmp_path}/seen'
+    params["environment"] = {"PIP_NO_INDEX": 1, "PREFIX": "/elsewhere"}
+    prefix = build.ensure(params, check_mode=False)[1]["prefix"]
+    assert (tmp_path / "seen").read_text() == f"1 {prefix}\n"
+    params["environment"] = {"PIP_INDEX_URL": "https://index.example/simple"}
+    assert build.ensure(params, check_mode=False)[0] is False

@@ -46,7 +46,7 @@ class ActionModule(ActionBase):
         self._vars, self._host = task_vars, task_vars["inventory_hostname"]
         self._options = {key: args[key] for key in ("dest", "recheck", "keep_bad", "jobs_dir") if key in args}
         self._trust = Trust(args.get("trust_on_first_use"), os.path.expanduser(args.get("trusted_hashes") or ""))
-        bundle = Bundle(os.path.expanduser(args.get("folder") or args["bundle"]))
+        bundle = Bundle(os.path.expanduser(args.get("folder") or args.get("bundle") or os.devnull))
         try:
             files = self._files(bundle)
             looked = self._look(files)
@@ -79,10 +79,12 @@ class ActionModule(ActionBase):
         mirrors = Mirrors(args.get("extra_mirrors"), args.get("forbidden_hosts"))
         return self._located(bundle, files_of(self._tables, names, mirrors, self._trust))
 
-    @staticmethod
-    def _located(bundle, files):
+    def _located(self, bundle, files):
+        # Where the bundle itself is filled, on this machine, it is the shelf that lacks files and brings none.
+        dest = os.path.expanduser(self._task.args["dest"])
+        filling = self._connection.transport == "local" and os.path.realpath(dest) == os.path.realpath(bundle.folder)
         for file in files:
-            file["in_bundle"] = bundle.has(file)
+            file["in_bundle"] = not filling and bundle.has(file)
         return files
 
     def _on_box(self, files, **more):

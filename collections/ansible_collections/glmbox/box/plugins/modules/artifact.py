@@ -35,7 +35,9 @@ options:
     description: Folder of the tables, on the controller.
     type: path
   bundle:
-    description: Folder on the controller with files that need no download.
+    description:
+      - Folder on the controller with files that need no download. Where C(dest) is this very folder, by a local
+        connection, the bundle itself is filled.
     type: path
   folder:
     description: In place of tables and bundle, a folder on the controller whose sub-folders are the artifacts.
@@ -203,12 +205,15 @@ def start_jobs(shelf: Shelf, params: Dict[str, Any], missing: List[Dict[str, Any
     return started
 
 
-def reports(params: Dict[str, Any], artifacts: List[str]) -> Dict[str, Any]:
-    """Return what the artifacts' jobs brought and what went wrong, as far as nobody was told yet."""
+def reports(params: Dict[str, Any], artifacts: List[str], failures: bool) -> Dict[str, Any]:
+    """Return what the artifacts' jobs brought, as far as nobody was told yet, and what went wrong.
+
+    failures: whether to tell of jobs that failed; where the files stand all the same, theirs is an old story.
+    """
     told: Dict[str, Any] = {"fetched": [], "problems": []}
     for artifact in artifacts:
         status = jobs.status(params["jobs_dir"], "fetch-" + artifact)
-        if status["state"] in ("running", "absent"):
+        if status["state"] in ("running", "absent") or (status["state"] != "done" and not failures):
             continue
         seen = os.path.join(os.path.dirname(status["log"]), "told.json")
         result = status["result"] or {"fetched": [], "problems": []}
@@ -285,7 +290,7 @@ def main() -> None:
                 os.makedirs(shelf.arriving, mode=0o700, exist_ok=True)
                 shutil.chown(shelf.arriving, params["receive_as"])
             if not result["missing"]:
-                result.update(reports(params, params["artifacts"]))
+                result.update(reports(params, params["artifacts"], failures=False))
         elif params["step"] == "bring":
             unpack_push(shelf, params["pushed"])
             missing = shelf.missing(params["files"], recheck=False)
@@ -293,6 +298,10 @@ def main() -> None:
             result["fetched"], result["problems"] = take_pushed(shelf, from_bundle, params["keep_bad"])
             rest = [file for file in missing if not file["in_bundle"]]
             result["jobs"] = start_jobs(shelf, params, rest) if rest and not result["problems"] else []
+            # A job may have ended since the look.
+            ended = {file["artifact"] for file in params["files"]} - {file["artifact"] for file in rest}
+            for key, told in reports(params, sorted(ended), failures=False).items():
+                result[key] += told
             changed = True
         else:
             names = ["fetch-" + artifact for artifact in params["artifacts"]]
@@ -301,7 +310,7 @@ def main() -> None:
             result["running"] = [status for status in known if status["state"] == "running"]
             result["waiting"] = [status["name"] for status in result["running"] if status["name"] in names]
             if not result["waiting"]:
-                result.update(reports(params, params["artifacts"]))
+                result.update(reports(params, params["artifacts"], failures=True))
                 result["first_hashes"] = shelf.first_hashes(params["files"])
     except (jobs.JobError, OSError) as error:
         module.fail_json(msg=str(error), **result)

@@ -68,6 +68,12 @@ options:
     description: A bash script that fails unless the finished build works.
     type: str
     required: true
+  environment:
+    description:
+      - Further variables that the steps see and that are no inputs, since the same comes out whatever they say, such as
+        where pip looks for packages whose hashes are in a file.
+    type: dict
+    default: {}
   jobs:
     description: How many processes C(make) may run at once; 0 for one a core.
     type: int
@@ -189,6 +195,7 @@ def build(params: Dict[str, Any], prefix: str, work: str, log: str) -> List[Dict
     os.makedirs(source, exist_ok=True)
     # A conda or a library path of the login shell must not find its way into a build.
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LD_", "PYTHON"))}
+    environment.update({key: str(value) for key, value in params["environment"].items()})
     environment.update(PATH=SYSTEM_PATH, PREFIX=prefix, SOURCE=source, JOBS=str(params["jobs"] or cores()))
     timed = []
     last = len(params["steps"]) - 1
@@ -261,6 +268,7 @@ def main() -> None:
             "needs": {"type": "list", "elements": "path", "default": []},
             "steps": {"type": "list", "elements": "dict", "required": True},
             "proof": {"type": "str", "required": True},
+            "environment": {"type": "dict", "default": {}},
             "jobs": {"type": "int", "default": 0},
         },
         supports_check_mode=True,

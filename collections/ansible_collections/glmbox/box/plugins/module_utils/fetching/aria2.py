@@ -18,22 +18,26 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Set
 
 START_SECONDS = 10
 STATUS_KEYS = ["gid", "status", "completedLength", "totalLength", "downloadSpeed", "bitfield", "pieceLength"]
 STATUS_KEYS += ["errorCode", "errorMessage", "files"]
 # What aria2c says of a connection that failed; its manual's "EXIT STATUS" lists the codes.
-COMPLAINT = re.compile(r"errorCode=(\d+) URI=(\S+)")
+ADDRESS = re.compile(r"Download aborted\. URI=(\S+)")
+CODE = re.compile(r"errorCode=(\d+)")
 HTTP_STATUS = re.compile(r"status=(\d{3})")
 DISK_FULL = "9"
-STALLED = "it stopped sending"
+STALLED = "it stopped sending, or nearly so"
+NOT_RESUMED = "it cannot resume"
+UNUSABLE = "what is here cannot be gone on with"
+UNNAMED = "aria2c's error "
 CODES = {
     "2": STALLED,
     "3": "it does not have the file",
-    "5": "it became slower than the limit",
+    "5": STALLED,
     "6": "the connection broke",
-    "8": "it cannot resume",
+    "8": NOT_RESUMED,
     "19": "its name does not resolve",
     "23": "it redirects in a circle",
     "24": "it asks for a login",
@@ -43,6 +47,7 @@ SAID = {
     "Got EOF": "it closed the connection too early",
     "Failed to establish connection": "nothing listens there",
     "Connection refused": "nothing listens there",
+    "BtProgressInfoFile": UNUSABLE,  # its control file is damaged, or of a file of another length
 }
 
 
@@ -51,14 +56,14 @@ class Aria2Missing(Exception):
 
 
 def reason_of(line: str, code: str) -> str:
-    """Return why a connection failed, in words, from aria2c's line about it and its code, or nothing."""
+    """Return why a connection failed, in words, from aria2c's line about it and its code."""
     status = HTTP_STATUS.search(line)
     if status:
         return status_reason(int(status.group(1)))
     for said, words in SAID.items():
         if said in line:
             return words
-    return CODES.get(code, "aria2c's error %s" % code if code else "")
+    return CODES.get(code, UNNAMED + code)
 
 
 def status_reason(status: int) -> str:
@@ -162,20 +167,23 @@ class Aria2:
         raise Aria2Missing("aria2c did not start: %s. Run again." % " ".join(self._said[-3:]))
 
     def _listen(self) -> None:
+        """Read what aria2c says: an address that failed, as we gave it, and on the next lines why."""
         assert self._process.stdout is not None
+        address = ""
         for line in self._process.stdout:
-            found = COMPLAINT.search(line)
+            named, code = ADDRESS.search(line), CODE.search(line)
             with self._lock:
-                if found:
-                    self._complaints[found.group(2)] = reason_of(line, found.group(1))
-                elif line.strip():
-                    self._said = self._said[-20:] + [line.strip()]
-                    cause = reason_of(line, "")
-                    if cause and self._complaints:  # the cause stands in a line of its own
-                        self._complaints[list(self._complaints)[-1]] = cause
+                self._said = [*self._said[-20:], line.strip()]
+                if named:
+                    address = named.group(1)
+                if address and code:
+                    reason = reason_of(line, code.group(1))
+                    # The general word comes first, the cause below it.
+                    if address not in self._complaints or not reason.startswith(UNNAMED):
+                        self._complaints[address] = reason
 
     def complaints(self) -> Dict[str, str]:
-        """Return what went wrong since the last call: the address as it was asked in the end, and the reason."""
+        """Return what went wrong since the last call: address to reason."""
         with self._lock:
             complaints, self._complaints = self._complaints, {}
         return complaints
@@ -210,6 +218,13 @@ class Aria2:
         keys = STATUS_KEYS
         asked = self.call("aria2.tellActive", keys) + self.call("aria2.tellStopped", 0, 10000, keys)
         return {one["gid"]: one for one in asked + self.call("aria2.tellWaiting", 0, 10000, keys)}
+
+    def connected(self, gid: str) -> Set[str]:
+        """Return to which of its addresses a running download has connections."""
+        try:
+            return {server["uri"] for file in self.call("aria2.getServers", gid) for server in file["servers"]}
+        except ValueError:  # it ended meanwhile
+            return set()
 
     def forget(self, gid: str) -> None:
         """Stop a download where it runs, keeping what arrived, and forget it."""

@@ -131,12 +131,20 @@ class Fetcher:
         """Take what other boxes of the inventory have; return what they have not."""
         left = []
         progress = Progress(self.spec["artifact"], wanted)
+        neighbours = peers.Neighbours(self.shelf, self.settings, say)
+
+        def moved(path: str, have: int) -> None:
+            progress.write(sum(one["bytes"] for one in self.fetched) + have, len(self.fetched), [path])
+
         for file in wanted:
-            got = peers.take(self.shelf, file, self.settings["peers"], self.settings["keep_bad"], progress, say)
+            got = neighbours.take(file, partial(moved, file["path"]))
             if got:
                 self.fetched.append(got)
             else:
                 left.append(file)
+            if time.monotonic() > self._saved + SAVE_SECONDS:
+                self.shelf.save()
+                self._saved = time.monotonic()
         return left
 
     def _sources(self, files: List[Dict[str, Any]]) -> Dict[str, List[Source]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import threading
 from typing import Optional
 
@@ -85,12 +86,24 @@ def resume(part: str) -> bool:
     """Make what is left of a download safe to go on with; return whether anything is.
 
     aria2c writes its control file after it made the disk write what the file says, so that even a power cut leaves the
-    two in step. A part whose control file is missing or empty has holes that nobody knows of.
+    two in step. A part whose control file is missing or damaged has holes that nobody knows of.
     """
-    control = part + ".aria2"
-    if not os.path.exists(control) or not os.path.getsize(control):
+    if not _is_whole(part + ".aria2"):
         forget(part)
     return os.path.exists(part)
+
+
+def _is_whole(control: str) -> bool:
+    """Tell whether a control file of aria2c is what it says: it dies of one full of noughts, as power cuts leave them.
+
+    The layout stands in aria2's manual: version, extension, length of a torrent's hash (none here), then as below.
+    """
+    try:
+        with open(control, "rb") as file:
+            piece_bytes, total, bitfield_bytes = struct.unpack_from(">10xIQ8xI", file.read())
+    except (OSError, struct.error):
+        return False
+    return piece_bytes > 0 and bitfield_bytes == -(-total // (8 * piece_bytes))
 
 
 def forget(part: str) -> None:

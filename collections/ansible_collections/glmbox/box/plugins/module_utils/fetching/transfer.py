@@ -9,15 +9,25 @@ import os
 import time
 from typing import Any, Callable, Dict, List, Optional, Set
 
-from ansible_collections.glmbox.box.plugins.module_utils.fetching.aria2 import DISK_FULL, STALLED, Aria2, reason_of
+from ansible_collections.glmbox.box.plugins.module_utils.fetching.aria2 import (
+    DISK_FULL,
+    NOT_RESUMED,
+    STALLED,
+    UNNAMED,
+    UNUSABLE,
+    Aria2,
+    reason_of,
+)
 from ansible_collections.glmbox.box.plugins.module_utils.fetching.follow import Follower, forget, front_of, resume
-from ansible_collections.glmbox.box.plugins.module_utils.fetching.probe import Source, host_of
+from ansible_collections.glmbox.box.plugins.module_utils.fetching.probe import Source
 from ansible_collections.glmbox.box.plugins.module_utils.fetching.shelf import Shelf, Wrong
 
 # A second source is used beside the first where it brings at least this much of the first one's rate.
 WORTH_IT = 0.3
 # A connection that brings this much (bytes a second) fills the link or the disk by itself.
 FAST_ENOUGH = 64 * 2**20
+TRIAL_SECONDS = 0.5
+HEARING_SECONDS = 0.3
 # How servers say that they want fewer connections.
 COMPLAINS = ("it answered 403", "it answered 429", "it answered 503")
 # What may pass by itself, so that it is tried again for a while; so is whatever befalls a source that sent something.
@@ -55,6 +65,8 @@ class Transfer:
         self.have = 0
         self.proving = False
         self._follower: Optional[Follower] = None
+        self._rewritten = False  # whether bytes that were hashed may have been written anew
+        self._most = 0  # bytes that were ever here
         self._using: List[Source] = []
         self._alone = False  # one source at a time, to learn which of them lies
         self._resumed = False
@@ -63,6 +75,11 @@ class Transfer:
         self._delivered: Set[str] = set()  # sources that once sent something
         self._strikes: Dict[str, int] = {}
         self._pause_until = 0.0
+        self._heard: Dict[str, str] = {}  # what aria2c said of the sources in use, in this attempt
+        self._last: Dict[str, str] = {}  # the same of all attempts
+        self._ended = 0.0  # when an attempt ended with an error
+        self._fast = True  # whether a sample that promises a fast connection is believed
+        self._trial_ends = 0.0
         self._begun = self._moved = self._grew_at = time.monotonic()
 
     def begin(self) -> None:
@@ -91,26 +108,52 @@ class Transfer:
             return False
         if state is None:
             return False
+        named = self._named(complaints)
+        self._heard.update(named)
+        self._last.update(self._heard)
         have, total = int(state["completedLength"]), int(state["totalLength"])
+        if have < self.have or NOT_RESUMED in named.values():
+            self._unfollow()
         if have > self.have:
-            self._moved = self._grew_at = now
+            self._moved = now
+        if have > self._most:
+            self._most, self._grew_at = have, now
         self.have = have
         if self._follower:
             self._follower.follow(front_of(state.get("bitfield", ""), int(state.get("pieceLength", 0))))
+        if self._streams < self.connections and now > self._trial_ends and state["status"] == "active":
+            if self._fast and have - self._held < FAST_ENOUGH * TRIAL_SECONDS:
+                self._fast = False  # servers that cap a connection's rate give its first bytes at once
+                self._stop()
+                self._attempt()
+                return False
+            self._trial_ends = float("inf")
         if self.file["size"] and total and total != self.file["size"]:
-            for source in self._using:
-                source.reason = "it says that the file has %d bytes, not %d" % (total, self.file["size"])
-            self._fail({})
+            self._stop()
+            self._begin_anew("it says that the file has %d bytes, not %d" % (total, self.file["size"]))
         elif state["status"] == "complete":
             used = {uri["uri"] for file in state["files"] for uri in file["uris"] if uri["status"] == "used"}
             self._using = [source for source in self._using if source.url in used] or self._using
             self._stop()
             self._prove()
         elif state["status"] == "error":
-            words = reason_of(state.get("errorMessage", ""), state["errorCode"])
-            self._fail(self._named(complaints) or {source.url: words for source in self._using}, state["errorCode"])
-        elif now > self._moved + 2 * self._settings["stall_seconds"]:
-            self._fail({source.url: STALLED for source in self._using})
+            self._ended = self._ended or now
+            if not self._heard and now < self._ended + HEARING_SECONDS:
+                return False  # aria2c's own words come by another way, a moment later
+            said = state.get("errorMessage", "").rstrip(".")
+            words = reason_of(said, state["errorCode"])
+            words = said if said and words.startswith(UNNAMED) else words
+            reasons = {source.url: self._last.get(source.url, words) for source in self._using}
+            if UNUSABLE in self._heard.values():
+                self._stop()
+                self._begin_anew("")
+            else:
+                self._fail(self._heard or reasons, state["errorCode"])
+        elif now > self._moved + self._settings["stall_seconds"] + 1:
+            # A source that has done its share has no connection any more, while one that stalls keeps the rest.
+            waits = self._aria2.connected(self.gid)
+            blamed = [source.url for source in self._using if source.url in waits]
+            self._fail(dict.fromkeys(blamed or [source.url for source in self._using], STALLED))
         return False
 
     def report(self) -> Dict[str, Any]:
@@ -141,10 +184,11 @@ class Transfer:
         self._using = self._usable()
         if not self._using:
             raise Broken(self._sentence())
-        self._held = self.have
+        self._held, self._heard, self._ended = self.have, {}, 0.0
         self._moved = time.monotonic()
-        self._streams = 1 if self._using[0].rate >= FAST_ENOUGH else self.connections
-        if not self._follower:
+        self._streams = 1 if self._fast and self._using[0].rate >= FAST_ENOUGH else self.connections
+        self._trial_ends = self._moved + TRIAL_SECONDS
+        if not self._follower and not self._rewritten:
             self._follower = Follower(self._part)
         folder, name = os.path.split(self._part)
         urls = [source.url for source in self._using]
@@ -171,16 +215,18 @@ class Transfer:
             self.connections = self._streams // 2 if grew else 1
             self._say("%s: connections to a server from now on: %d" % (self.file["path"], self.connections))
             return
-        for source in self._using:
-            if not source.reason:
-                source.reason = self._verdict(source, reasons, grew)
+        blamed = [source for source in self._using if source.url in reasons]
+        others = [source for source in self.sources if not source.reason and source not in blamed]
+        for source in blamed:
+            source.reason = self._verdict(source, reasons[source.url], grew, others)
             if source.reason:
                 self._say("%s: %s, so it is out" % (source.name(), source.reason))
 
-    def _verdict(self, source: Source, reasons: Dict[str, str], grew: bool) -> str:
-        """Return why a source is out from now on, or nothing where it is given another chance."""
-        reason = reasons.get(source.url) or next(iter(reasons.values()), "it sends nothing")
-        others = [other for other in self.sources if not other.reason and other not in self._using]
+    def _verdict(self, source: Source, reason: str, grew: bool, others: List[Source]) -> str:
+        """Return why a source is out from now on, or nothing where it is given another chance.
+
+        reason: why it failed. grew: whether the attempt brought anything. others: those that are not to blame.
+        """
         if grew:
             self._delivered.add(source.url)
             self._strikes[source.url] = self._strikes.get(source.url, 0) + (STRIKES if reason == STALLED else 1)
@@ -190,13 +236,10 @@ class Transfer:
         return "" if may_pass and patient and not others else reason
 
     def _named(self, complaints: Dict[str, str]) -> Dict[str, str]:
-        """Return which of the sources in use aria2c complained of, and why; it names where a redirect led."""
-        named = {}
-        for source in self._using:
-            for address, reason in complaints.items():
-                if address == source.url or host_of(address) in (source.delivers, host_of(source.url)):
-                    named[source.url] = reason
-        return named
+        """Return which of the sources in use aria2c complained of, and why."""
+        used = {source.url for source in self._using}
+        # Where it gives a number alone, the download's own message says more.
+        return {url: why for url, why in complaints.items() if url in used and not why.startswith(UNNAMED)}
 
     def _prove(self) -> None:
         self.have = os.path.getsize(self._part)
@@ -215,19 +258,28 @@ class Transfer:
             self._shelf.accept(self.file, self._part, self._names(), self._settings["keep_bad"], self._follower.found)
         except Wrong as error:
             self._say(str(error))
-            self._begin_anew(str(error))
+            self._most, self._grew_at = 0, time.monotonic()
+            clear = len(self._using) == 1 and not self._resumed
+            self._begin_anew("it" + str(error).partition(self._names())[2].rstrip(".") if clear else "")
             return False
         forget(self._part)
         return True
 
-    def _begin_anew(self, sentence: str) -> None:
-        """After wrong bytes: blame the source where it is clear which it was, else ask them one by one."""
+    def _begin_anew(self, reason: str) -> None:
+        """Throw away what is here. reason: why the source is out, if there was but one; else they are asked singly."""
         forget(self._part)
-        self._follower = None
-        if len(self._using) == 1 and not self._resumed:
-            self._using[0].reason = "it" + sentence.partition(self._names())[2].rstrip(".")
-        self._alone, self._resumed = True, False
+        self._unfollow()
+        if reason and len(self._using) == 1:
+            self._using[0].reason = reason
+            self._say("%s: %s, so it is out" % (self._using[0].name(), reason))
+        self._alone, self._resumed, self._rewritten = True, False, False
         self.have = self._held = 0
+
+    def _unfollow(self) -> None:
+        """Leave the hashing until all is here: what was hashed so far may be written anew."""
+        if self._follower:
+            self._follower.drop()
+        self._follower, self._rewritten = None, True
 
     def _sentence(self) -> str:
         reasons = "; ".join("%s: %s" % (source.name(), self._reason(source)) for source in self.sources)
