@@ -9,7 +9,6 @@ import tarfile
 
 import pytest
 from ansible_collections.glmbox.box.plugins.module_utils.fetching import shelf as shelf_module
-from ansible_collections.glmbox.box.plugins.module_utils.fetching.aria2 import aria2_input
 from ansible_collections.glmbox.box.plugins.module_utils.fetching.shelf import Shelf, Wrong
 from ansible_collections.glmbox.box.plugins.modules import artifact
 
@@ -18,7 +17,8 @@ CONTENT = b"the right bytes"
 
 def entry(content: bytes = CONTENT, **more) -> dict:
     sha256 = hashlib.sha256(content).hexdigest()
-    return {"artifact": "a", "path": "x.bin", "sha256": sha256, "size": len(content), "part": "part", "urls": []} | more
+    found = {"artifact": "a", "path": "x.bin", "sha256": sha256, "size": len(content), "part": "part", "urls": []}
+    return found | {"estimate": None, "in_bundle": True} | more
 
 
 @pytest.fixture
@@ -29,44 +29,56 @@ def shelf(tmp_path, monkeypatch):
 
 
 def arrive(shelf, content: bytes) -> None:
-    with open(shelf.part(entry()), "wb") as file:
+    with open(shelf.pushed(entry()), "wb") as file:
         file.write(content)
+
+
+def accept(shelf, file: dict, keep_bad: bool = False, found: str | None = None) -> None:
+    shelf.accept(file, shelf.pushed(file), "mirror.example", keep_bad, found)
+    shelf.save()
+
+
+def stands(shelf, file: dict, recheck: bool = False) -> bool:
+    return Shelf(shelf.dest).missing([file], recheck) == []
 
 
 def test_a_proven_file_gets_its_name_and_a_stamp(shelf):
     arrive(shelf, CONTENT)
-    shelf.accept(entry(), "a mirror", keep_bad=False)
+    accept(shelf, entry())
     assert open(shelf.final(entry()), "rb").read() == CONTENT
-    assert Shelf(shelf.dest).stands(entry(), recheck=False)
+    assert stands(shelf, entry())
 
 
 def test_a_stamp_spares_the_reading_until_the_file_changes(shelf, monkeypatch):
     arrive(shelf, CONTENT)
-    shelf.accept(entry(), "a mirror", keep_bad=False)
+    accept(shelf, entry())
     monkeypatch.setattr(shelf_module, "sha256_of", lambda path: "read")
-    assert Shelf(shelf.dest).stands(entry(), recheck=False)
-    assert not Shelf(shelf.dest).stands(entry(), recheck=True)
+    assert stands(shelf, entry())
+    assert not stands(shelf, entry(), recheck=True)
     os.utime(shelf.final(entry()), ns=(1, 1))
-    assert not Shelf(shelf.dest).stands(entry(), recheck=False)
+    assert not stands(shelf, entry())
 
 
 @pytest.mark.parametrize("size", [None, len(CONTENT)])
 def test_an_unstamped_file_is_read(shelf, size):
-    assert not shelf.stands(entry(size=size), recheck=False)
+    assert not stands(shelf, entry(size=size))
     os.makedirs(os.path.dirname(shelf.final(entry())))
     with open(shelf.final(entry()), "wb") as file:
         file.write(CONTENT)
-    assert shelf.stands(entry(size=size), recheck=False)
+    assert stands(shelf, entry(size=size))
     with open(shelf.final(entry()), "wb") as file:
         file.write(CONTENT[::-1])
-    assert not shelf.stands(entry(size=size), recheck=False)
+    assert not stands(shelf, entry(size=size))
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a git-lfs pointer of 56 bytes"),
-        (b"\n<!DOCTYPE html><html>expired</html>", "is an HTML page of 36 bytes"),
+        (
+            b"\n<!DOCTYPE html><html>expired</html>",
+            "is an HTML page (a login, an error, or a share link that expired) of 36 bytes",
+        ),
         (CONTENT[:5], "has 5 bytes where 15 were expected"),
         (CONTENT[::-1], f"has sha256 {hashlib.sha256(CONTENT[::-1]).hexdigest()} where"),
     ],
@@ -74,45 +86,65 @@ def test_an_unstamped_file_is_read(shelf, size):
 def test_a_wrong_file_is_named_and_never_gets_the_final_name(shelf, content, sentence):
     arrive(shelf, content)
     with pytest.raises(Wrong) as caught:
-        shelf.accept(entry(), "mirror.example", keep_bad=False)
+        accept(shelf, entry())
     assert sentence in str(caught.value)
     assert "x.bin of a from mirror.example" in str(caught.value)
     assert not os.path.exists(shelf.final(entry()))
-    assert not os.path.exists(shelf.part(entry()))
+    assert not os.path.exists(shelf.pushed(entry()))
 
 
 def test_a_wrong_file_is_kept_only_when_asked(shelf):
     arrive(shelf, b"wrong")
     with pytest.raises(Wrong):
-        shelf.accept(entry(), "mirror.example", keep_bad=True)
+        accept(shelf, entry(), keep_bad=True)
     assert open(shelf.final(entry()) + ".bad", "rb").read() == b"wrong"
 
 
-def test_a_file_that_nobody_has_is_a_sentence(shelf):
-    fetched, problems = artifact.bring(
-        shelf, [entry(in_bundle=False)], {"connections": 1, "keep_bad": False, "pushed": ""}
-    )
-    assert fetched == []
-    assert problems == [
-        "x.bin of a has no mirror and is not in the bundle. Fill the bundle on a machine that has it, then run again."
-    ]
-
-
-def test_aria2_gets_all_mirrors_of_a_file_in_one_line(shelf):
-    text = aria2_input(shelf, [entry(urls=["https://one.example/x", "https://two.example/x"])])
-    assert text.splitlines()[0] == "https://one.example/x\thttps://two.example/x"
-    assert f"  out={entry()['part']}" in text.splitlines()
-
-
-def test_a_download_that_was_given_up_is_no_hindrance_to_a_push(shelf):
+def test_a_hash_taken_on_the_way_is_believed_only_if_it_is_right(shelf, monkeypatch):
+    """A wrong one may be the follower's mistake, so the file is read once more; a right one spares the reading."""
     arrive(shelf, CONTENT)
-    with open(shelf.part(entry()) + ".aria2", "wb") as file:
-        file.write(b"of an earlier run")
-    params = {"connections": 1, "keep_bad": False, "pushed": ""}
-    fetched, problems = artifact.bring(shelf, [entry(in_bundle=True)], params)
-    assert problems == []
-    assert fetched[0]["source"] == "the bundle"
-    assert os.listdir(shelf.arriving) == []
+    accept(shelf, entry(), found="0" * 64)
+    assert stands(shelf, entry())
+    os.unlink(shelf.final(entry()))
+    arrive(shelf, CONTENT)
+    monkeypatch.setattr(shelf_module, "sha256_of", lambda path: "read")
+    accept(shelf, entry(), found=entry()["sha256"])
+
+
+def test_the_first_arrival_without_a_hash_is_the_right_one(shelf):
+    arrive(shelf, CONTENT)
+    file = entry(sha256="")
+    accept(shelf, file)
+    assert Shelf(shelf.dest).first_hashes([file]) == [
+        {"artifact": "a", "path": "x.bin", "sha256": hashlib.sha256(CONTENT).hexdigest()}
+    ]
+    assert stands(shelf, file, recheck=True)
+    with open(shelf.final(file), "wb") as opened:
+        opened.write(CONTENT[::-1])
+    assert not stands(shelf, file, recheck=True)
+
+
+@pytest.mark.parametrize("content", [b"<html>log in</html>", b"version https://git-lfs.github.com/spec/v1\n"])
+def test_a_page_is_no_first_arrival(shelf, content):
+    arrive(shelf, content)
+    with pytest.raises(Wrong):
+        accept(shelf, entry(sha256="", size=None))
+
+
+def test_what_was_pushed_is_taken_and_what_was_not_is_a_sentence(shelf):
+    arrive(shelf, CONTENT)
+    taken, problems = artifact.take_pushed(shelf, [entry()], keep_bad=False)
+    assert (taken[0]["source"], problems) == ("the bundle", [])
+    taken, problems = artifact.take_pushed(shelf, [entry(part="other")], keep_bad=False)
+    assert (taken, problems) == ([], ["x.bin of a was not pushed whole. Run again."])
+
+
+def test_a_part_with_holes_counts_what_has_arrived(shelf):
+    os.makedirs(shelf.partial)
+    with open(shelf.part(entry()), "wb") as file:
+        file.seek(8 * 2**20)
+        file.write(b"x" * 8192)
+    assert 8192 <= shelf.here(entry()) < 2**20
 
 
 def test_what_a_killed_push_left_goes(shelf):

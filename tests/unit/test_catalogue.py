@@ -8,6 +8,8 @@ import pytest
 from ansible_collections.glmbox.box.plugins.module_utils.catalogue import (
     Bundle,
     CatalogueError,
+    Mirrors,
+    Trust,
     files_of,
     load,
     table_of,
@@ -48,7 +50,7 @@ def test_all_problems_come_at_once():
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
     assert "leaves the artifact's folder" in lines[0]
-    assert "no sha256" in lines[1]
+    assert lines[1] == "The sha256 of y of a-1 is short, which is none."
     assert lines[2] == "No table knows the artifact a-2. Known are a-1."
 
 
@@ -62,9 +64,9 @@ def test_a_damaged_bundle_is_named_with_both_hashes(tmp_path):
     (tmp_path / "a" / "x").write_bytes(b"right")
     right = sha256_of(str(tmp_path / "a" / "x"))
     file = files_of({"a": {"files": [{"path": "x", "sha256": right}]}}, ["a"])[0]
-    assert Bundle(str(tmp_path)).problem(file) == ""
+    assert Bundle(str(tmp_path)).problems([file]) == []
     (tmp_path / "a" / "x").write_bytes(b"wrong")
-    problem = Bundle(str(tmp_path)).problem(file)
+    (problem,) = Bundle(str(tmp_path)).problems([file])
     assert right in problem
     assert "damaged" in problem
 
@@ -73,11 +75,13 @@ def test_a_bundles_file_is_read_once(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x").write_bytes(b"right")
     file = files_of({"a": {"files": [{"path": "x", "sha256": sha256_of(str(tmp_path / "a" / "x"))}]}}, ["a"])[0]
-    assert Bundle(str(tmp_path)).problem(file) == ""
-    monkeypatch.setattr("ansible_collections.glmbox.box.plugins.module_utils.catalogue.sha256_of", lambda path: "read")
-    assert Bundle(str(tmp_path)).problem(file) == ""
+    assert Bundle(str(tmp_path)).problems([file]) == []
+    monkeypatch.setattr(
+        "ansible_collections.glmbox.box.plugins.module_utils.fetching.shelf.sha256_of", lambda path: "read"
+    )
+    assert Bundle(str(tmp_path)).problems([file]) == []
     os.utime(tmp_path / "a" / "x", ns=(1, 1))
-    assert "read" in Bundle(str(tmp_path)).problem(file)
+    assert "damaged" in Bundle(str(tmp_path)).problems([file])[0]
 
 
 def test_a_folder_of_the_project_is_an_artifact_too(tmp_path):
@@ -87,3 +91,39 @@ def test_a_folder_of_the_project_is_an_artifact_too(tmp_path):
     (tmp_path / "sub" / "b.py").write_text("b")
     (tmp_path / "a.py").write_text("a")
     assert [file["path"] for file in table_of(str(tmp_path))["files"]] == ["a.py", "sub/b.py"]
+
+
+TABLE = {"a": {"mirrors": ["https://one.example/{path}"], "files": [{"path": "x"}]}}
+
+
+def test_what_has_no_hash_is_refused_until_it_is_named(tmp_path):
+    record = str(tmp_path / "state" / "trusted.yml")
+    with pytest.raises(CatalogueError, match="add a to fetch_trust_on_first_use") as caught:
+        files_of(TABLE, ["a"], trust=Trust([], record))
+    assert record in str(caught.value)
+    (file,) = files_of(TABLE, ["a"], trust=Trust(["a"], record))
+    assert file["sha256"] == ""
+
+
+def test_a_recorded_hash_is_enforced_and_another_one_is_told(tmp_path):
+    trust = Trust(["a"], str(tmp_path / "state" / "trusted.yml"))
+    assert trust.record([{"artifact": "a", "path": "x", "sha256": SHA}]) == []
+    (file,) = files_of(TABLE, ["a"], trust=Trust([], trust.path))
+    assert file["sha256"] == SHA
+    (problem,) = trust.record([{"artifact": "a", "path": "x", "sha256": "b" * 64}])
+    assert SHA in problem
+    assert "b" * 64 in problem
+    assert trust.hash_of("a", "x") == SHA
+
+
+def test_an_operators_mirrors_come_first_and_forbidden_hosts_never():
+    extra = Mirrors({"a": ["http://10.0.0.5/{path}", "https://one.example/{path}"]}, ["one.example"])
+    assert files_of(TABLE, ["a"], extra, Trust(["a"]))[0]["urls"] == ["http://10.0.0.5/x"]
+
+
+def test_a_part_without_a_hash_belongs_to_its_mirrors():
+    """Else bytes of one tree would be gone on with from another."""
+    parts = {
+        files_of(TABLE, ["a"], Mirrors(extra), Trust(["a"]))[0]["part"] for extra in ({}, {"a": ["http://10.0.0.5/x"]})
+    }
+    assert len(parts) == 2

@@ -103,7 +103,7 @@ class Transfer:
         if self.proving:
             return self._proven()
         if not self.gid:
-            if now >= self._pause_until:
+            if now >= self._pause_until or not self._usable():
                 self._attempt()
             return False
         if state is None:
