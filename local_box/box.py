@@ -31,6 +31,7 @@ IMAGE_PACKAGES = (
 )
 HOST_PACKAGES = (
     "aardvark-dns",
+    "aria2",
     "iptables",
     "mmdebstrap",
     "netavark",

@@ -33,6 +33,7 @@ def sha256(content: bytes) -> str:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """The port of a server that has every file."""
+    box.ensure_packages()  # aria2 among them
     folder = tmp_path_factory.mktemp("served")
     for name, content in SERVED.items():
         (folder / name).write_bytes(content)
@@ -190,3 +191,13 @@ def test_without_aria2c_it_says_what_to_install(inventory_with, bundle, tmp_path
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert "apt-get install aria2" in gather(inventory_with()).failure
     assert not bundle.exists()
+
+
+def test_a_static_aria2c_that_cannot_be_had_is_told_and_no_hindrance(inventory_with, server, bundle):
+    inventory = inventory_with()
+    client.behave(server, status=404, only=["aria2.zip"])
+    gathered = gather(inventory)
+    assert gathered.status == "successful"
+    assert "aria2.zip of aria2-static did not arrive" in gathered.output
+    assert "only boxes whose apt cannot install aria2, and that have to download, need it" in gathered.output
+    assert {path for path in held(bundle) if path.startswith(("small", "big"))} == {"small/small.bin", "big/big.bin"}
