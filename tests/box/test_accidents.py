@@ -150,7 +150,7 @@ def test_a_damaged_tarball_in_the_bundle(bare_box):
         said = refused(site(bare_box, fetch_bundle=str(folder)))
     finally:
         shutil.rmtree(folder)
-    assert f"{tarball} has sha256" in said
+    assert f"{tarball} ({len(content)} bytes) does not have the sha256 2411c74bda5bbcfc" in said
     assert "the bundle's copy is damaged" in said
 
 
