@@ -18,7 +18,7 @@ import time
 
 MIB = 2**20
 PORT = 8931
-CAPPED_MIB, BIG_MIB, VERIFIED_MIB, KILLED_MIB = 128, 2048, 2048, 96
+CAPPED_MIB, BIG_MIB, VERIFIED_MIB, KILLED_MIB = 128, 2048, 2048, 192
 CONFIGURATION = """
 daemon off; pid %(folder)s/nginx.pid; error_log %(folder)s/error.log; worker_processes 2;
 events { worker_connections 256; }

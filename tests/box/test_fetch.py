@@ -1,132 +1,110 @@
-"""`artifact` on a real box, with aria2c and servers on the box's own loopback."""
+"""`artifact` on a real box, against servers of its own loopback that do what mirrors do."""
 
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from dataclasses import dataclass, field
 
-import box
 import pytest
-import yaml
-from support import Outcome, run_ansible
+from fetch_box import DEAD, MIB, content, fetch_box, told
+from misbehaving.client import behave, counts
 
-NAME = box.container("fetch")
-GOOD, WRONG, DEAD = 8801, 8802, 8809
-CONTENT = bytes(range(256)) * 4096
-DEST = "/var/lib/fetched"
+# Large enough for many connections.
+CONTENT = content(16 * MIB)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@dataclass
+class Way:
+    """What a server does. sentence: what a run says where no other source helps; none: the file arrives all the same.
+
+    signed: what the server does to which the first one redirects. seen: a status that it must have answered with.
+    entry: what is different in the table.
+    """
+
+    does: dict
+    sentence: str = ""
+    signed: dict | None = None
+    seen: str = ""
+    entry: dict = field(default_factory=dict)
+
+
+WAYS = {
+    "refuses ranges": Way({"no_ranges": True, "rate": 16 * MIB}),
+    "one connection": Way({"one_connection": True, "rate": 8 * MIB}, seen="403"),
+    "429 to a second connection": Way({"max_connections": 1, "refuse_status": 429, "rate": 8 * MIB}, seen="429"),
+    "503 to a third connection": Way({"max_connections": 2, "rate": 8 * MIB}, seen="503"),
+    "429": Way({"status": 429}, "it answered 429 (too many requests)"),
+    "403": Way({"status": 403}, "it answered 403 (forbidden, or too many connections)"),
+    "capped rate": Way({"rate": 2 * MIB}),
+    "stalls for good at half": Way({"stall_at": 0.5}, "it stopped sending"),
+    "stalls for good at half, capped": Way({"stall_at": 0.5, "rate": 4 * MIB}, "it stopped sending"),
+    "resets at half": Way({"reset_at": 0.5}, "the connection broke"),
+    "resets at half, capped": Way({"reset_at": 0.5, "rate": 4 * MIB}, "the connection broke"),
+    "wrong bytes": Way({"wrong_bytes": True}, f"where {SHA256} was expected"),
+    "a page": Way({"html": True}, "it sends an HTML page (a login, an error, or a share link that expired)"),
+    "a pointer": Way({"lfs_pointer": True}, "it sends a git-lfs pointer"),
+    "redirects": Way({}, signed={}),
+    # aria2c asks a link for the length, then for the bytes.
+    "redirects, to a link that expires": Way({}, signed={"signed_lives": 2, "reset_at": 0.5, "reset_times": 1}),
+    "redirects, to a link that never lives": Way({}, "it answered 403", signed={"signed_lives": 0}),
+    "says longer": Way({"lie_length": "longer"}, f"says that the file has {len(CONTENT) + 1000} bytes, not"),
+    "says shorter": Way({"lie_length": "shorter"}, f"says that the file has {len(CONTENT) - 1000} bytes, not"),
+    "says longer, of an unknown size": Way(
+        {"lie_length": "longer"}, "it closed the connection too early", entry={"size": None}
+    ),
+    "says shorter, of an unknown size": Way({"lie_length": "shorter"}, "it has sha256 ", entry={"size": None}),
+    "refuses ranges and resets at half": Way({"no_ranges": True, "reset_at": 0.5}, "the connection broke"),
+    "truncates": Way({"truncate": True}, "it closed the connection too early"),
+    "down": Way({"down": True}, "the connection broke"),
+    "dies and comes back": Way({"down_after_bytes": 6 * MIB, "down_seconds": 1.5}),
+    "slow to answer": Way({"slow_headers": 1}),
+    "trickles": Way({"rate": 300}, "it stopped sending"),
+}
 
 
 @pytest.fixture(scope="module")
-def fetch_box(tmp_path_factory):
-    """The inventory of a box with aria2c and two servers: one is right, one serves other bytes, pages and pointers."""
-    inventory = box.start_test_box("fetch")
-    box.podman("exec", NAME, "sh", "-c", "apt-get -qq update && apt-get -qq install -y --no-install-recommends aria2")
-    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
-    wrong = {"file.bin": CONTENT[::-1], "page.bin": b"<!DOCTYPE html><html></html>", "pointer.bin": pointer.encode()}
-    served = {
-        GOOD: {"file.bin": CONTENT, "你 好.bin": CONTENT},
-        WRONG: wrong | {"short.bin": CONTENT[:1000]},
-    }
-    for port, files in served.items():
-        folder = tmp_path_factory.mktemp(str(port), numbered=False)
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-        box.podman("cp", str(folder), f"{NAME}:/srv/{port}")
-        server = ("python3", "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", f"/srv/{port}")
-        box.podman("exec", "--detach", NAME, *server)
-    yield inventory
-    box.stop_test_box("fetch")
-
-
-def fetch(inventory: Path, folder: Path, name: str, ports: list[int], play: dict | None = None) -> Outcome:
-    """Let the box fetch one file, whose right content is known, from servers of its own."""
-    (folder / "catalogue").mkdir(exist_ok=True)
-    table = {
-        "thing": {
-            "mirrors": [f"http://127.0.0.1:{port}/{{path}}" for port in ports],
-            "files": [{"path": name, "sha256": hashlib.sha256(CONTENT).hexdigest(), "size": len(CONTENT)}],
-        }
-    }
-    (folder / "catalogue" / "thing.yml").write_text(yaml.safe_dump(table))
-    arguments = {"names": ["thing"], "catalogue": f"{folder}/catalogue", "bundle": f"{folder}/bundle", "dest": DEST}
-    tasks = [{"name": "Fetch", "glmbox.box.artifact": arguments}]
-    written = {"hosts": "all", "gather_facts": False, "tasks": tasks, **(play or {})}
-    (folder / "play.yml").write_text(yaml.safe_dump([written]))
-    return run_ansible(inventory, playbook=str(folder / "play.yml"))
+def on(tmp_path_factory):
+    """A box with five servers: two and two that misbehave, each pair one and whom it redirects to, and a good one."""
+    with fetch_box("fetch", tmp_path_factory.mktemp("fetch"), 5) as made:
+        made.publish({"file.bin": CONTENT})
+        yield made
 
 
 @pytest.fixture(autouse=True)
-def empty(fetch_box):
-    box.podman("exec", NAME, "rm", "-rf", DEST)
+def afresh(on):
+    on.behave_all()
 
 
-def final(name: str) -> str:
-    """Return the sha256 of the file under its final name on the box, or nothing."""
-    return box.podman("exec", NAME, "sh", "-c", f"sha256sum '{DEST}/thing/{name}' 2>/dev/null | cut -d' ' -f1")
+def misbehave(port: int, signed: int, way: Way) -> None:
+    behave(port, **way.does, **({} if way.signed is None else {"redirect_to": f"http://127.0.0.1:{signed}"}))
+    behave(signed, **(way.signed or {}))
 
 
-@pytest.mark.parametrize("name", ["file.bin", "你 好.bin"])
-def test_a_file_is_downloaded_proven_and_found_again(fetch_box, tmp_path, name):
-    got = fetch(fetch_box, tmp_path, name, [GOOD])
-    assert got.failure == ""
-    (fetched,) = got.result("Fetch")["fetched"]
-    assert (fetched["path"], fetched["bytes"], fetched["source"]) == (name, len(CONTENT), "127.0.0.1")
-    assert final(name) == hashlib.sha256(CONTENT).hexdigest()
-    assert fetch(fetch_box, tmp_path, name, [DEAD]).changed == []
-
-
-def test_a_dead_mirror_is_passed_over(fetch_box, tmp_path):
-    assert fetch(fetch_box, tmp_path, "file.bin", [DEAD, GOOD]).failure == ""
-    assert final("file.bin") == hashlib.sha256(CONTENT).hexdigest()
-
-
-def test_the_bundle_comes_before_every_mirror(fetch_box, tmp_path):
-    (tmp_path / "bundle" / "thing").mkdir(parents=True)
-    (tmp_path / "bundle" / "thing" / "file.bin").write_bytes(CONTENT)
-    got = fetch(fetch_box, tmp_path, "file.bin", [DEAD])
-    assert got.result("Fetch")["fetched"][0]["source"] == "the bundle"
-
-
-def test_a_login_that_becomes_root_can_push(fetch_box, tmp_path):
-    """The files arrive as the login user and end as root's, who gives them their names."""
-    user = "useradd --create-home renter; cp -r /root/.ssh /home/renter; chown -R renter /home/renter/.ssh"
-    inside = ("podman", "exec", NAME, "sh", "-c")
-    box.run(*box.as_root(*inside, f"{user}; echo 'renter ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/renter"))
-    (tmp_path / "bundle" / "thing").mkdir(parents=True)
-    (tmp_path / "bundle" / "thing" / "file.bin").write_bytes(CONTENT)
-    got = fetch(
-        fetch_box, tmp_path, "file.bin", [DEAD], play={"vars": {"ansible_user": "renter", "ansible_become": True}}
-    )
-    assert got.failure == ""
-    assert got.result("Fetch")["fetched"][0]["source"] == "the bundle"
-    assert box.podman("exec", NAME, "stat", "-c", "%U %a", f"{DEST}/thing/file.bin") == "root 644"
-
-
-@pytest.mark.parametrize(
-    ("name", "sentence"),
-    [
-        ("file.bin", f"has sha256 {hashlib.sha256(CONTENT[::-1]).hexdigest()} where"),
-        ("page.bin", "is an HTML page of 28 bytes"),
-        ("pointer.bin", "is a git-lfs pointer of 63 bytes"),
-        ("short.bin", f"has 1000 bytes where {len(CONTENT)} were expected"),
-    ],
-)
-def test_what_is_wrong_is_named_and_never_gets_the_final_name(fetch_box, tmp_path, name, sentence):
-    got = fetch(fetch_box, tmp_path, name, [WRONG])
-    assert got.status == "failed"
-    assert sentence in got.failure
-    assert f"{name} of thing from 127.0.0.1" in got.failure
-    assert final(name) == ""
-
-
-def test_all_mirrors_down_is_a_sentence(fetch_box, tmp_path):
-    got = fetch(fetch_box, tmp_path, "file.bin", [DEAD])
-    assert "file.bin of thing did not arrive from 127.0.0.1. aria2c ended with" in got.failure
-    assert final("file.bin") == ""
-
-
-def test_a_file_that_was_damaged_later_is_found_and_mended(fetch_box, tmp_path):
-    assert fetch(fetch_box, tmp_path, "file.bin", [GOOD]).failure == ""
-    box.podman("exec", NAME, "sh", "-c", f"printf X | dd of={DEST}/thing/file.bin conv=notrunc status=none")
-    assert fetch(fetch_box, tmp_path, "file.bin", [GOOD]).changed == ["Fetch"]
-    assert final("file.bin") == hashlib.sha256(CONTENT).hexdigest()
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_bad_source_alone_and_beside_a_good_one(on, way):
+    """Alone: the file arrives all the same, or a sentence says what the source did. Beside a good one, which is asked
+    after it: the file arrives, and the report says from whom."""
+    lone, lone_signed, other, other_signed, good = on.ports
+    misbehave(lone, lone_signed, way)
+    misbehave(other, other_signed, way)
+    on.table("alone", {"file.bin": CONTENT}, [lone, DEAD], **way.entry)
+    # By another name of the same host, since hosts are what is preferred.
+    on.table("beside", {"file.bin": CONTENT}, [f"http://127.0.0.2:{other}/{{path}}", good], **way.entry)
+    got = on.fetch("alone", "beside", preferred_hosts=["127.0.0.2"])
+    if way.sentence:
+        assert f"file.bin of alone did not arrive. 127.0.0.1:{lone}" in got.failure
+        assert way.sentence in got.failure
+        assert f"127.0.0.1:{DEAD}: nothing listens there" in got.failure
+        assert "of beside" not in got.failure
+        assert on.standing("alone") == []
+    else:
+        assert got.failure == ""
+        assert on.sha256("alone/file.bin") == SHA256
+    assert on.sha256("beside/file.bin") == SHA256
+    (fetched,) = [file for file in told(got)["fetched"] if file["artifact"] == "beside"]
+    assert (fetched["path"], fetched["bytes"], fetched["verified"]) == ("file.bin", len(CONTENT), "sha256")
+    assert f"127.0.0.1:{good}" in fetched["source"] or not way.sentence
+    assert fetched["source"] in got.output
+    if way.seen:
+        assert counts(lone)["statuses"][way.seen] > 0

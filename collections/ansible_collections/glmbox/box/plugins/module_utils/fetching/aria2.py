@@ -52,7 +52,7 @@ SAID = {
 
 
 class Aria2Missing(Exception):
-    """There is no aria2c, or it did not start; with the next step."""
+    """There is no aria2c, or it did not start, or it ended; with the next step."""
 
 
 def reason_of(line: str, code: str) -> str:
@@ -159,7 +159,7 @@ class Aria2:
         patience = time.monotonic() + START_SECONDS
         while time.monotonic() < patience and self._process.poll() is None:
             try:
-                self.call("aria2.getVersion")
+                self._ask("aria2.getVersion")
                 return
             except OSError:
                 time.sleep(0.02)
@@ -189,7 +189,17 @@ class Aria2:
         return complaints
 
     def call(self, method: str, *parameters: Any) -> Any:
-        """Return the result of one call; raises OSError where aria2c does not answer, ValueError where it refuses."""
+        """Return the result of one call; raises Aria2Missing where it has ended, ValueError where it refuses."""
+        try:
+            return self._ask(method, *parameters)
+        except OSError as error:
+            self.close()
+            raise Aria2Missing(
+                "aria2c was killed, or ended by itself (%s). Run again: it goes on from there."
+                % (" ".join(self._said[-3:]).strip() or error)
+            ) from error
+
+    def _ask(self, method: str, *parameters: Any) -> Any:
         body = {"jsonrpc": "2.0", "id": "1", "method": method, "params": ["token:" + self._secret, *parameters]}
         request = urllib.request.Request("http://127.0.0.1:%d/jsonrpc" % self._port, json.dumps(body).encode())
         try:

@@ -9,6 +9,7 @@ an address), preferred_hosts, keep_bad, peers.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -43,7 +44,8 @@ SPARE = 1.1
 
 def say(words: str) -> None:
     """Write a line into the job's log."""
-    print(time.strftime("%H:%M:%S"), words, flush=True)
+    with contextlib.suppress(OSError):  # a full disk is told of by what ends
+        print(time.strftime("%H:%M:%S"), words, flush=True)
 
 
 def size_of(file: Dict[str, Any]) -> int:
@@ -82,7 +84,8 @@ class Progress:
             label += " (%d of %d files here, now %s)" % (finished, self._count, ", ".join(names[:2]))
         item = {"label": label, "done": done, "total": self._total or None, "unit": "bytes", "rate": rate}
         if self._path:
-            write_json(self._path, [item])
+            with contextlib.suppress(OSError):
+                write_json(self._path, [item])
 
 
 class Fetcher:
@@ -110,6 +113,8 @@ class Fetcher:
                 if self.settings["peers"]:
                     wanted = self._from_peers(wanted)
                 self._from_mirrors(wanted)
+        except Aria2Missing as error:
+            self.problems.append(str(error))
         finally:
             self.shelf.save()
             lock.close()
@@ -221,7 +226,8 @@ class Fetcher:
             if active:
                 time.sleep(BRISK_SECONDS if any(not is_big(one.file) for one in active) else TURN_SECONDS)
             if time.monotonic() > self._saved + SAVE_SECONDS:
-                self.shelf.save()
+                with contextlib.suppress(OSError):  # it is done again at the end
+                    self.shelf.save()
                 self._saved = time.monotonic()
 
     def _step(self, active: List[Transfer], one: Transfer, step: Callable[[], Any]) -> Any:
@@ -250,11 +256,7 @@ def startable(waiting: List[Transfer], active: List[Transfer]) -> List[Transfer]
 def main() -> None:
     os.umask(0o022)  # the user that serves has to read what root's own umask might hide
     fetcher = Fetcher(read_json(sys.argv[1]))
-    try:
-        stands = fetcher.run()
-    except Aria2Missing as error:
-        fetcher.problems.append(str(error))
-        stands = False
+    stands = fetcher.run()
     for problem in fetcher.problems:
         say(problem)
     sys.exit(0 if stands else 1)

@@ -5,11 +5,12 @@ Runs on the box: standard library alone, Python 3.8.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import struct
 import threading
-from typing import Optional
+from typing import Any, Dict, Optional
 
 from ansible_collections.glmbox.box.plugins.module_utils.files import CHUNK_BYTES
 
@@ -104,6 +105,22 @@ def _is_whole(control: str) -> bool:
     except (OSError, struct.error):
         return False
     return piece_bytes > 0 and bitfield_bytes == -(-total // (8 * piece_bytes))
+
+
+def note(part: str, state: Dict[str, Any]) -> None:
+    """Write aria2c's control file of what is here, which it cannot where the disk is full: a piece makes room for it.
+
+    state: aria2c's of the download.
+    """
+    if not state.get("bitfield") or not os.path.getsize(part):
+        return
+    piece_bytes, bits = int(state["pieceLength"]), bytearray.fromhex(state["bitfield"])
+    last = (os.path.getsize(part) - 1) // piece_bytes
+    bits[last // 8] &= ~(0x80 >> last % 8)
+    os.truncate(part, last * piece_bytes)
+    head = struct.pack(">HIIIQQI", 1, 0, 0, piece_bytes, int(state["totalLength"]), 0, len(bits))
+    with contextlib.suppress(OSError), open(part + ".aria2", "wb") as file:  # somebody else may have taken the room
+        file.write(head + bits + bytes(4))
 
 
 def forget(part: str) -> None:

@@ -18,7 +18,7 @@ from ansible_collections.glmbox.box.plugins.module_utils.fetching.aria2 import (
     Aria2,
     reason_of,
 )
-from ansible_collections.glmbox.box.plugins.module_utils.fetching.follow import Follower, forget, front_of, resume
+from ansible_collections.glmbox.box.plugins.module_utils.fetching.follow import Follower, forget, front_of, note, resume
 from ansible_collections.glmbox.box.plugins.module_utils.fetching.probe import Source
 from ansible_collections.glmbox.box.plugins.module_utils.fetching.shelf import Shelf, Wrong
 
@@ -67,6 +67,7 @@ class Transfer:
         self._follower: Optional[Follower] = None
         self._rewritten = False  # whether bytes that were hashed may have been written anew
         self._most = 0  # bytes that were ever here
+        self._state: Dict[str, Any] = {}  # aria2c's, as it was last
         self._using: List[Source] = []
         self._alone = False  # one source at a time, to learn which of them lies
         self._resumed = False
@@ -108,6 +109,7 @@ class Transfer:
             return False
         if state is None:
             return False
+        self._state = state
         named = self._named(complaints)
         self._heard.update(named)
         self._last.update(self._heard)
@@ -204,6 +206,7 @@ class Transfer:
         grew = self.have > self._held
         self._stop()
         if code == DISK_FULL:
+            note(self._part, self._state)
             raise Broken(
                 "The disk of %s is full, with %d bytes of %s there. Free some and run again: it goes on from there."
                 % (self._shelf.dest, self.have, self.file["path"])
