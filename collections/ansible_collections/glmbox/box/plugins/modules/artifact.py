@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import glob
 import hashlib
 import os
@@ -313,7 +314,9 @@ def main() -> None:
                 result.update(reports(params, params["artifacts"], failures=True))
                 result["first_hashes"] = shelf.first_hashes(params["files"])
     except (jobs.JobError, OSError) as error:
-        module.fail_json(msg=str(error), **result)
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        words = "The disk of %s is full. Free some and run again: it goes on from there." % shelf.dest
+        module.fail_json(msg=words if full else str(error), **result)
     module.exit_json(changed=changed, **result)
 
 
