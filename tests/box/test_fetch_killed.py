@@ -194,8 +194,8 @@ def test_a_clock_that_jumps_as_libfaketime_shows_it_to_the_job_does_no_harm(on):
 
 
 def test_no_interleaving_of_kills_damage_and_bad_mirrors_ends_in_a_wrong_file(on):
-    """As tests/unit/test_fetch_property.py, with the box's Python, aria2c and systemd."""
+    """Thirty of them, by fixed seeds; where one goes wrong, what was done in it is told."""
     for folder in ("collections", "tests"):
         box.podman("cp", str(ROOT / folder), f"{box.container(on.name)}:/srv/{folder}")
-    said = on.inside("PYTHONPATH=/srv/collections:/srv/tests python3 /srv/tests/interleavings.py 101 112 2>&1")
-    assert said.splitlines()[-1] == "all right"
+    said = on.inside("PYTHONPATH=/srv/collections:/srv/tests python3 /srv/tests/interleavings.py 1 30 2>&1 || true")
+    assert said.splitlines()[-1] == "all right", said

@@ -31,6 +31,8 @@ __all__ = ["STATE_DIR", "JobError", "names", "spec_of", "start", "status", "stop
 STATE_DIR = "/var/lib/glmbox/jobs"
 POLL_SECONDS = 0.1
 BEGIN_SECONDS = 60.0
+# The threads of a process that was killed hold the lock a moment longer than it.
+DYING_SECONDS = 2.0
 # The command runs in a subshell by `exec`, so that neither a builtin nor a function is taken for it.
 RUNNER = r"""#!/bin/sh
 # glmbox runs a job's command through this. Arguments: the number of the lock's open descriptor, then the command.
@@ -142,6 +144,9 @@ def _end(folder: str) -> bool:
         write_json(os.path.join(folder, "stopped.json"), {"seconds": seconds}, mode=0o600)
     spec = read_json(os.path.join(folder, "spec.json")) or {}
     ended = end_all(folder, spec.get("unit", ""))
+    deadline = time.monotonic() + DYING_SECONDS
+    while is_running(folder) and time.monotonic() < deadline:
+        time.sleep(0.01)
     if is_running(folder):
         raise JobError(
             "Something of the job in %s lives on, but cannot be seen from here. `fuser -v %s/lock` on the box names it."
