@@ -52,7 +52,7 @@ def spec_for(folder, url, mib, sha256):
     """Write a job's specification for one file and return its path."""
     file = {"artifact": "bench", "path": "file.bin", "sha256": sha256, "size": mib * MIB, "part": sha256, "urls": [url]}
     settings = {"connections": 8, "stall_seconds": 15, "patience_seconds": 60, "sample_bytes": 2 * MIB, "proxy": "none"}
-    settings.update(preferred_hosts=[], keep_bad=False, peers=[])
+    settings.update(preferred_hosts=[], forbidden_hosts=[], keep_bad=False, peers=[])
     path = os.path.join(folder, "spec.json")
     with open(path, "w") as out:
         json.dump({"dest": folder + "/out", "artifact": "bench", "files": [file], "settings": settings}, out)

@@ -63,7 +63,7 @@ class Case:
         }
         dest = folder / f"dest-{seed}"
         spec = {"dest": str(dest), "artifact": "thing", "files": [self.file]}
-        spec["settings"] = {**SETTINGS, "preferred_hosts": [], "keep_bad": False, "peers": []}
+        spec["settings"] = {**SETTINGS, "preferred_hosts": [], "forbidden_hosts": [], "keep_bad": False, "peers": []}
         self.spec = folder / f"spec-{seed}.json"
         self.spec.write_text(json.dumps(spec))
         self.shelf = Shelf(str(dest))

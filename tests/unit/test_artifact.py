@@ -155,5 +155,56 @@ def test_what_a_killed_push_left_goes(shelf):
             tar.addfile(member, io.BytesIO(CONTENT))
     with open(os.path.join(shelf.arriving, "push-old.tar"), "wb") as file:
         file.write(b"half")
+    os.utime(os.path.join(shelf.arriving, "push-old.tar"), (1, 1))
     artifact.unpack_push(shelf, "push-new.tar")
     assert os.listdir(shelf.arriving) == ["part"]
+
+
+def test_another_runs_push_is_left_alone(shelf):
+    """Two controllers may push to one box."""
+    with open(os.path.join(shelf.arriving, "push-others.tar"), "wb") as file:
+        file.write(b"on its way")
+    artifact.unpack_push(shelf, "")
+    assert os.listdir(shelf.arriving) == ["push-others.tar"]
+
+
+def test_nothing_is_followed_that_the_login_user_laid_down(shelf, tmp_path):
+    secret = tmp_path / "shadow"
+    secret.write_text("secret")
+    os.symlink(secret, shelf.pushed(entry()))
+    assert artifact.take_pushed(shelf, [entry(sha256="")], keep_bad=False)[0] == []
+    with tarfile.open(os.path.join(shelf.arriving, "push-1.tar"), "w") as tar:
+        member = tarfile.TarInfo("part")
+        member.size = len(CONTENT)
+        tar.addfile(member, io.BytesIO(CONTENT))
+    artifact.unpack_push(shelf, "push-1.tar")
+    assert secret.read_text() == "secret"
+    assert not os.path.islink(shelf.pushed(entry()))
+
+
+def test_a_trusted_file_that_was_put_there_by_hand_is_taken_as_it_is(shelf):
+    """Where nobody knows a hash, what the operator laid down is the first arrival, and a page is none."""
+    os.makedirs(os.path.dirname(shelf.final(entry())))
+    for content, taken in ((CONTENT, True), (b"<html>log in</html>", False)):
+        with open(shelf.final(entry()), "wb") as file:
+            file.write(content)
+        file = entry(sha256="", size=None)
+        fresh = Shelf(shelf.dest)
+        assert (fresh.missing([file], recheck=False) == []) == taken
+        if taken:
+            fresh.stamp(file)
+            assert fresh.first_hashes([file])[0]["sha256"] == hashlib.sha256(CONTENT).hexdigest()
+
+
+def test_stamps_of_two_writers_are_both_kept(shelf):
+    """A push and a job may stamp files of one artifact side by side."""
+    first, second = Shelf(shelf.dest), Shelf(shelf.dest)
+    for one, path in ((first, "x.bin"), (second, "y.bin")):
+        one.stamps("a")
+        with open(one.pushed(entry()), "wb") as file:
+            file.write(CONTENT)
+        one.accept(entry(path=path), one.pushed(entry()), "mirror.example", False)
+    first.save()
+    second.save()
+    assert Shelf(shelf.dest).missing([entry(), entry(path="y.bin")], recheck=False) == []
+    assert set(Shelf(shelf.dest).stamps("a")) == {"x.bin", "y.bin"}

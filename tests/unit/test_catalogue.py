@@ -127,3 +127,21 @@ def test_a_part_without_a_hash_belongs_to_its_mirrors():
         files_of(TABLE, ["a"], Mirrors(extra), Trust(["a"]))[0]["part"] for extra in ({}, {"a": ["http://10.0.0.5/x"]})
     }
     assert len(parts) == 2
+
+
+def test_a_record_that_an_operator_emptied_or_broke(tmp_path):
+    trust = Trust(["a"], str(tmp_path / "trusted.yml"))
+    (tmp_path / "trusted.yml").write_text("a:\n")
+    assert trust.hash_of("a", "x") == ""
+    assert trust.record([{"artifact": "a", "path": "x", "sha256": SHA}]) == []
+    (tmp_path / "trusted.yml").write_text("a: [")
+    with pytest.raises(CatalogueError, match="is no YAML any more"):
+        trust.hash_of("a", "x")
+
+
+def test_a_part_keeps_its_name_when_its_hash_is_recorded(tmp_path):
+    """Else a box that is half way would begin anew as soon as another one was done."""
+    trust = Trust(["a"], str(tmp_path / "trusted.yml"))
+    before = files_of(TABLE, ["a"], trust=trust)[0]["part"]
+    trust.record([{"artifact": "a", "path": "x", "sha256": SHA}])
+    assert files_of(TABLE, ["a"], trust=trust)[0]["part"] == before

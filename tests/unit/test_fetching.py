@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import struct
 import threading
 import time
@@ -587,3 +588,56 @@ def test_progress_is_one_line_with_the_rate_of_the_last_seconds(tmp_path, monkey
     assert (item["label"], item["done"]) == ("thing (1 of 2 files here, now a, b)", 30 * MIB)
     assert (item["total"], item["unit"]) == (100 * MIB, "bytes")
     assert abs(item["rate"] - 2 * MIB) < 0.2 * MIB
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [
+        ("https://user:secret@mirror.example/x", "mirror.example"),
+        ("user:secret@10.0.0.1:3128", "10.0.0.1:3128"),
+        ("http://127.0.0.1:8080/x", "127.0.0.1:8080"),
+    ],
+)
+def test_a_login_stands_in_no_name(address, host):
+    assert probe.host_of(address) == host
+
+
+def test_a_login_goes_into_a_header():
+    assert probe.without_login("https://user:s%40cret@mirror.example/x?y") == (
+        "https://mirror.example/x?y",
+        "user:s@cret",
+    )
+    assert probe.without_login("https://mirror.example/x") == ("https://mirror.example/x", "")
+
+
+def test_what_speaks_no_http_is_out_with_a_reason():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def babble():
+            link, _ = server.accept()
+            with link:
+                link.recv(4096)
+                link.sendall(b"220 mail.example ESMTP\r\n")
+
+        threading.Thread(target=babble, daemon=True).start()
+        (source,) = probe.survey([f"http://127.0.0.1:{server.getsockname()[1]}/x"], "", None, 1024)
+    assert source.reason
+
+
+def test_who_drips_his_headers_is_not_waited_for():
+    """A byte now and then never runs into a timeout of the connection."""
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip():
+            link, _ = server.accept()
+            with link:
+                while not done.wait(0.05):
+                    link.sendall(b"H")
+
+        threading.Thread(target=drip, daemon=True).start()
+        begun = time.monotonic()
+        (source,) = probe.survey([f"http://127.0.0.1:{server.getsockname()[1]}/x"], "", None, 1024, seconds=0.3)
+        done.set()
+    assert source.reason == "no answer in time"
+    assert time.monotonic() - begun < 3

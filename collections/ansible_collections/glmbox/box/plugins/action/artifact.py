@@ -70,7 +70,7 @@ class ActionModule(ActionBase):
 
     def _files(self, bundle):
         args = self._task.args
-        names = list(args["names"])
+        names = list(dict.fromkeys(args["names"]))
         if "folder" in args:
             return self._located(
                 bundle, files_of({name: table_of(os.path.join(bundle.folder, name)) for name in names}, names)
@@ -128,6 +128,7 @@ class ActionModule(ActionBase):
         args = self._task.args
         settings = {key: type(value)(args.get(key, value)) for key, value in SETTINGS.items()}
         settings["preferred_hosts"] = args.get("preferred_hosts") or []
+        settings["forbidden_hosts"] = args.get("forbidden_hosts") or []
         settings["keep_bad"] = bool(args.get("keep_bad"))
         settings["peers"] = args.get("peers") or []
         return settings
@@ -198,7 +199,9 @@ class ActionModule(ActionBase):
                 self._display.display(f"{self._host}  first use: {where}, now recorded in {self._trust.path}")
         for row in table(did["fetched"]):
             self._display.display(f"{self._host}  {row}")
-        kept = {key: did[key] for key in ("missing", "fetched") if key in did}
+        kept = {"fetched": did["fetched"]}
+        # Addresses may hold a login.
+        kept["missing"] = [{key: file[key] for key in ("artifact", "path", "size")} for file in did.get("missing", [])]
         kept["begun"] = [name.partition("-")[2] for name in did.get("jobs", [])]
         if problems:
             return dict(result, failed=True, msg="\n".join(problems), **kept)

@@ -31,7 +31,9 @@ class ActionModule(ActionBase):
             if self._task.check_mode:
                 lacking = [one.name for one in wheels.lacking()]
                 return dict(result, changed=bool(lacking), wheels=lacking, bytes=0, seconds=0.0)
-            changed, new = wheels.gather(tell, ["--index-url", args["index_url"]] if args.get("index_url") else [])
+            if args.get("index_url"):  # it may hold a login, which an argument list would show; this process is a fork
+                os.environ["PIP_INDEX_URL"] = args["index_url"]
+            changed, new = wheels.gather(tell)
         except (CatalogueError, OSError, WheelsError) as error:
             return dict(result, failed=True, msg=str(error))
         size = sum(os.path.getsize(os.path.join(wheels.folder, name)) for name in new)

@@ -32,10 +32,14 @@ def load(catalogue: str, bundle: str) -> dict:
     own = sorted(glob.glob(os.path.join(catalogue, "*.yml")))
     for source in own + sorted(glob.glob(os.path.join(bundle, "*", "manifest.yml"))):
         with open(source, encoding="utf-8") as file:
-            for name, table in (yaml.safe_load(file) or {}).items():
-                if name in tables:
-                    raise CatalogueError(f"The artifact {name} stands twice; the second time in {source}. Remove one.")
-                tables[name] = table
+            try:
+                found = yaml.safe_load(file) or {}
+            except yaml.YAMLError as error:
+                raise CatalogueError(f"The table {source} is no YAML: {error}. Mend it.") from error
+        for name, table in found.items():
+            if name in tables:
+                raise CatalogueError(f"The artifact {name} stands twice; the second time in {source}. Remove one.")
+            tables[name] = table
     return tables
 
 
@@ -85,7 +89,7 @@ def files_of(tables: dict, names: list[str], mirrors: Mirrors | None = None, tru
                 problems.append(f"{path} of {name} leaves the artifact's folder.")
             urls = mirrors.urls(name, path, file.get("mirrors", table.get("mirrors", [])))
             # Without a hash, what was begun from other mirrors is not gone on with.
-            content = sha256 or hashlib.sha256(json.dumps(urls).encode()).hexdigest()
+            content = str(file.get("sha256") or hashlib.sha256(json.dumps(urls).encode()).hexdigest())
             files.append(
                 {
                     "artifact": name,
@@ -109,12 +113,12 @@ class Mirrors:
     """
 
     def __init__(self, extra: dict | None = None, forbidden: list[str] | None = None) -> None:
-        self._extra, self._forbidden = extra or {}, set(forbidden or [])
+        self._extra, self._forbidden = extra or {}, {host.lower() for host in forbidden or []}
 
     def urls(self, name: str, path: str, mirrors: list[str]) -> list[str]:
         """Return the addresses of one file. mirrors: the table's, with {path}."""
         urls = [mirror.replace("{path}", quote(path)) for mirror in [*self._extra.get(name, []), *mirrors]]
-        return list(dict.fromkeys(url for url in urls if urlsplit(url).hostname not in self._forbidden))
+        return list(dict.fromkeys(url for url in urls if (urlsplit(url).hostname or "") not in self._forbidden))
 
 
 class Trust:
@@ -129,10 +133,12 @@ class Trust:
                 return yaml.safe_load(file) or {}
         except OSError:
             return {}
+        except yaml.YAMLError as error:
+            raise CatalogueError(f"{self.path} is no YAML any more: {error}. Mend it, or delete it.") from error
 
     def hash_of(self, name: str, path: str) -> str:
         """Return the recorded sha256 of a file, or nothing."""
-        return self._known().get(name, {}).get(path, "") if self.path else ""
+        return (self._known().get(name) or {}).get(path, "") if self.path else ""
 
     def record(self, found: list[dict]) -> list[str]:
         """Write down the hashes that files came with; return a sentence for each that another box saw differently.
@@ -145,7 +151,8 @@ class Trust:
             fcntl.flock(lock, fcntl.LOCK_EX)
             known = self._known()
             for file in found:
-                first = known.setdefault(file["artifact"], {}).setdefault(file["path"], file["sha256"])
+                known[file["artifact"]] = known.get(file["artifact"]) or {}
+                first = known[file["artifact"]].setdefault(file["path"], file["sha256"])
                 if first != file["sha256"]:
                     problems.append(
                         f"{file['path']} of {file['artifact']} came with sha256 {file['sha256']}, and {self.path} "
@@ -179,12 +186,14 @@ class Bundle:
             by_artifact.setdefault(file["artifact"], []).append(file)
         found = []
         for artifact, some in by_artifact.items():
+            held = None
             with contextlib.suppress(OSError):  # a bundle that cannot be written is read again the next time
-                with self._shelf.lock(artifact):  # boxes deployed side by side read it once
-                    found += self._wrong(some)
-                    self._shelf.save()
-                continue
+                held = self._shelf.lock(artifact)  # boxes deployed side by side read it once
             found += self._wrong(some)
+            with contextlib.suppress(OSError):
+                self._shelf.save()
+            if held:
+                held.close()
         return found
 
     def _wrong(self, files: list[dict]) -> list[str]:

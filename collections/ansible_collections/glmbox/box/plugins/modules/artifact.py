@@ -11,6 +11,8 @@ import os
 import shutil
 import sys
 import tarfile
+import tempfile
+import time
 from typing import Any, Dict, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
@@ -142,29 +144,47 @@ begun:
   elements: str
 """
 
+# A push may take hours over a slow link.
+TAR_SECONDS = 86400
+
 
 def unpack_push(shelf: Shelf, name: str) -> None:
-    """Take apart the tar in which this run pushed small files together; tars of runs that were killed go."""
+    """Take apart the tar in which this run pushed small files together; tars that runs left a day ago go.
+
+    The folder is the login user's, who may be less than root: nothing is followed that he laid there.
+    """
     if name:
-        with tarfile.open(os.path.join(shelf.arriving, name)) as tar:
+        packed = os.path.join(shelf.arriving, name)
+        with tarfile.open(packed) as tar:
             for member in tar.getmembers():
-                if member.isfile() and "/" not in member.name:
-                    tar.extract(member, shelf.arriving)
-    for tar_left in glob.glob(os.path.join(shelf.arriving, "push-*.tar")):
-        os.unlink(tar_left)
+                content = tar.extractfile(member) if member.isfile() and "/" not in member.name else None
+                if content:
+                    target = os.path.join(shelf.arriving, member.name)
+                    if os.path.lexists(target):
+                        os.unlink(target)
+                    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+                    with content, os.fdopen(handle, "wb") as file:
+                        shutil.copyfileobj(content, file)
+        os.unlink(packed)
+    for left in glob.glob(os.path.join(shelf.arriving, "push-*.tar")):
+        if os.lstat(left).st_mtime < time.time() - TAR_SECONDS:
+            os.unlink(left)
 
 
 def take_pushed(shelf: Shelf, files: List[Dict[str, Any]], keep_bad: bool) -> Tuple[List[Dict[str, Any]], List[str]]:
     """Prove what the controller pushed and give it its names; return what stands now, and what is wrong."""
     taken, problems = [], []
     for file in files:
-        if not os.path.exists(shelf.pushed(file)):
+        if not os.path.isfile(shelf.pushed(file)) or os.path.islink(shelf.pushed(file)):
             problems.append("%s of %s was not pushed whole. Run again." % (file["path"], file["artifact"]))
             continue
         try:
-            shelf.accept(file, shelf.pushed(file), "the bundle", keep_bad)
+            os.makedirs(shelf.partial, exist_ok=True)
+            mine = shelf.part(file) + ".pushed"  # out of the login user's hands before it is proven
+            os.replace(shelf.pushed(file), mine)
+            shelf.accept(file, mine, "the bundle", keep_bad)
         except Wrong as error:
-            problems.append(str(error))
+            problems.append("%s Run again: it is pushed anew." % error)
             continue
         size = os.path.getsize(shelf.final(file))
         shown = {"artifact": file["artifact"], "path": file["path"], "bytes": size}
@@ -177,11 +197,15 @@ def write_program(shelf: Shelf, packed: str) -> str:
     """Write the fetcher where jobs find it, named after its content, and return its path."""
     content = base64.b64decode(packed)
     path = os.path.join(shelf.dest, ".fetcher", hashlib.sha256(content).hexdigest()[:12] + ".pyz")
-    if not os.path.exists(path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path + ".draft", "wb") as file:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    os.chmod(os.path.dirname(path), 0o700)  # addresses in the specifications may hold a login
+    if not os.path.exists(path) or os.path.getsize(path) != len(content):  # a power cut leaves an empty one
+        handle, draft = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".draft-")
+        with os.fdopen(handle, "wb") as file:
             file.write(content)
-        os.replace(path + ".draft", path)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
     return path
 
 
@@ -195,7 +219,7 @@ def start_jobs(shelf: Shelf, params: Dict[str, Any], missing: List[Dict[str, Any
             file.pop("in_bundle", None)
         spec = {"dest": shelf.dest, "artifact": artifact, "files": files, "settings": params["settings"]}
         path = os.path.join(shelf.dest, ".fetcher", "%s-%s.json" % (artifact, hash_of(spec)[:12]))
-        write_json(path, spec)
+        write_json(path, spec, mode=0o600)
         name = "fetch-" + artifact
         # What other hosts or mirrors were asked for is another job; what arrived so far serves both.
         jobs.start(params["jobs_dir"], name, [sys.executable, program, path], {}, replace=True, again=True)
@@ -244,7 +268,7 @@ def look(shelf: Shelf, params: Dict[str, Any], result: Dict[str, Any], may_write
     missing = {(file["artifact"], file["path"]) for file in result["missing"]}
     wrote = False
     for artifact in {file["artifact"] for file in params["files"]}:
-        lock = shelf.lock(artifact, wait=False)
+        lock = shelf.lock(artifact, wait=params["recheck"])
         if not lock:  # a job is at work there, and stamps what it finds
             continue
         with lock:
@@ -252,7 +276,10 @@ def look(shelf: Shelf, params: Dict[str, Any], result: Dict[str, Any], may_write
                 if (artifact, file["path"]) not in missing:
                     shelf.stamp(file)
                 elif os.path.exists(shelf.final(file)):  # it was read, and is not what it should be
-                    os.unlink(shelf.final(file))
+                    if params["keep_bad"]:
+                        os.replace(shelf.final(file), shelf.final(file) + ".bad")
+                    else:
+                        os.unlink(shelf.final(file))
             wrote = shelf.save() or wrote
     return wrote
 
@@ -313,6 +340,11 @@ def main() -> None:
             if not result["waiting"]:
                 result.update(reports(params, params["artifacts"], failures=True))
                 result["first_hashes"] = shelf.first_hashes(params["files"])
+                awaited = [file for file in params["files"] if file["artifact"] in params["artifacts"]]
+                gone = [] if result["problems"] else Shelf(shelf.dest).missing(awaited, recheck=False)
+                for file in gone:  # another run has replaced the job by one for other files
+                    words = "%s of %s does not stand, though its job has ended. Run again."
+                    result["problems"].append(words % (file["path"], file["artifact"]))
     except (jobs.JobError, OSError) as error:
         full = isinstance(error, OSError) and error.errno == errno.ENOSPC
         words = "The disk of %s is full. Free some and run again: it goes on from there." % shelf.dest

@@ -164,6 +164,10 @@ class Fetcher:
             largest = max(group, key=size_of)
             surveyed = survey(largest["urls"], proxy, largest["size"], self._sample_bytes(largest, proxy))
             for source in surveyed:
+                if source.delivers.rpartition(":")[0] in self.settings["forbidden_hosts"] or (
+                    source.delivers in self.settings["forbidden_hosts"]
+                ):
+                    source.reason = "it redirects to %s, which is forbidden" % source.delivers
                 say("%s: %s" % (source.name(), source.reason or "%.1f MiB/s" % (source.rate / MIB)))
             for file in group:
                 chosen[file["part"]] = self._for_file(file, largest, surveyed)
@@ -234,9 +238,10 @@ class Fetcher:
         """Return what a step of a transfer returns; one that is broken leaves the active ones."""
         try:
             return step()
-        except Broken as error:
+        except (Broken, OSError, ValueError) as error:
             active.remove(one)
-            self.problems.append(str(error))
+            label = "" if isinstance(error, Broken) else "%s of %s: " % (one.file["path"], one.file["artifact"])
+            self.problems.append(label + str(error))
             return None
 
 

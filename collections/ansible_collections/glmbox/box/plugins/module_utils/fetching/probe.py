@@ -5,6 +5,8 @@ Runs on the box: standard library alone, Python 3.8.
 
 from __future__ import annotations
 
+import base64
+import http.client
 import os
 import re
 import socket
@@ -13,8 +15,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from typing import Any, Dict, List, Optional
-from urllib.parse import urlsplit
+from typing import Any, Dict, List, Optional, Tuple
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ansible_collections.glmbox.box.plugins.module_utils.fetching.aria2 import status_reason
 from ansible_collections.glmbox.box.plugins.module_utils.fetching.shelf import looks_wrong
@@ -54,7 +56,14 @@ class Source:
 
 def host_of(url: str) -> str:
     """Return the host of an address, with the port where it is given, and never a login."""
-    return urlsplit(url).netloc.rpartition("@")[2] or url
+    return (urlsplit(url).netloc or url).rpartition("@")[2]
+
+
+def without_login(url: str) -> Tuple[str, str]:
+    """Return an address without its login, and the login (user:password, or nothing)."""
+    parts = urlsplit(url)
+    login, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=host)), unquote(login)
 
 
 def proxy_of_box(turbo: str = TURBO) -> str:
@@ -102,10 +111,13 @@ def sample(source: Source, size: Optional[int], wanted: int, seconds: float) -> 
     size: of the file, where it is known. wanted: bytes of the sample. seconds: the most that it may take.
     """
     begun = time.monotonic()
+    address, login = without_login(source.url)
     request = urllib.request.Request(
-        source.url,
+        address,
         headers={"Range": "bytes=0-%d" % (wanted - 1), "User-Agent": "glmbox", "Accept-Encoding": "identity"},
     )
+    if login:
+        request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
     got = bytearray()
     first = begun
     try:
@@ -119,7 +131,7 @@ def sample(source: Source, size: Optional[int], wanted: int, seconds: float) -> 
                     break
                 got += piece
             kind = answer.headers.get("Content-Type", "")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         if not got:
             source.reason = words_for(error)
             return
@@ -172,10 +184,14 @@ def survey(
         good = [when for number, when in list(done.items()) if not sources[number].reason]
         if good and time.monotonic() > min(good) + GRACE_SECONDS + (min(good) - begun):
             break
+        if time.monotonic() > begun + 2 * seconds:  # who drips his headers never runs into a timeout
+            break
         time.sleep(0.01)
     for number, source in enumerate(sources):
         if number not in done:  # a copy, since its thread may still write
             late = Source(source.url, source.proxy)
             late.delivers = source.delivers
+            if time.monotonic() > begun + 2 * seconds:
+                late.reason = "no answer in time"
             sources[number] = late
     return sources

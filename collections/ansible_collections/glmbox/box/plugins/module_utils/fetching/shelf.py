@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Dict, List, Optional, Set
+from typing import Any, Dict, List, Optional, Tuple
 
 from ansible_collections.glmbox.box.plugins.module_utils.files import (
     read_json,
@@ -34,7 +34,8 @@ class Shelf:
         self.arriving = os.path.join(dest, ".arriving")
         self.partial = os.path.join(dest, ".partial")
         self._stamps: Dict[str, Dict[str, Any]] = {}
-        self._unsaved: Set[str] = set()
+        self._unsaved: Dict[str, Dict[str, Any]] = {}
+        self._adopted: Dict[Tuple[str, str], str] = {}
 
     def lock(self, artifact: str, wait: bool = True) -> Any:
         """Return an open file that keeps others from working on an artifact until it is closed, or None if they do."""
@@ -81,15 +82,26 @@ class Shelf:
         # Hashing leaves Python's lock, so threads use all cores.
         with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
             hashes = list(pool.map(lambda file: sha256_of(self.final(file)), candidates))
-        standing = {id(file) for file, found in zip(candidates, hashes) if found == self._expected(file)}
+        standing = set()
+        for file, found in zip(candidates, hashes):
+            if not self._expected(file) and not self._is_another(file):  # put there by hand, and trusted by name
+                self._adopted[file["artifact"], file["path"]] = found
+            if found == self._expected(file):
+                standing.add(id(file))
         return [file for file in unproven if id(file) not in standing]
 
     def _expected(self, file: Dict[str, Any]) -> str:
-        return file["sha256"] or self.stamps(file["artifact"]).get(file["path"], {}).get("sha256", "")
+        stamp = self.stamps(file["artifact"]).get(file["path"], {})
+        adopted = self._adopted.get((file["artifact"], file["path"]), "")
+        return file["sha256"] or stamp.get("sha256", "") or adopted
 
     def _could_stand(self, file: Dict[str, Any]) -> bool:
         final = self.final(file)
-        return bool(self._expected(file)) and os.path.isfile(final) and file["size"] in (None, os.path.getsize(final))
+        return os.path.isfile(final) and file["size"] in (None, os.path.getsize(final))
+
+    def _is_another(self, file: Dict[str, Any]) -> bool:
+        with open(self.final(file), "rb") as opened:
+            return bool(looks_wrong(opened.read(512), 512, ""))
 
     def stamp(self, file: Dict[str, Any], sha256: str = "") -> None:
         """Note that a file is proven, in memory; `save` writes it. sha256: its hash, where its table has none."""
@@ -97,13 +109,17 @@ class Shelf:
         stamp = stamp_of(self.final(file), sha256 or self._expected(file))
         if stamps.get(file["path"]) != stamp:
             stamps[file["path"]] = stamp
-            self._unsaved.add(file["artifact"])
+            self._unsaved.setdefault(file["artifact"], {})[file["path"]] = stamp
 
     def save(self) -> bool:
         """Write the stamps that are new; return whether there were any."""
         saved = bool(self._unsaved)
-        for artifact in self._unsaved:
-            write_json(self._stamp_file(artifact), self._stamps[artifact])
+        for artifact, news in self._unsaved.items():
+            path = self._stamp_file(artifact)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path + ".lock", "w", encoding="ascii") as held:
+                fcntl.flock(held, fcntl.LOCK_EX)  # a push and a job may stamp files of one artifact side by side
+                write_json(path, {**(read_json(path) or {}), **news})
         self._unsaved.clear()
         return saved
 
