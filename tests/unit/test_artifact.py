@@ -208,3 +208,15 @@ def test_stamps_of_two_writers_are_both_kept(shelf):
     second.save()
     assert Shelf(shelf.dest).missing([entry(), entry(path="y.bin")], recheck=False) == []
     assert set(Shelf(shelf.dest).stamps("a")) == {"x.bin", "y.bin"}
+
+
+def test_what_was_told_is_not_told_again_and_what_is_new_is(tmp_path, monkeypatch):
+    """Two runs may bring the same file in the same time."""
+    result = {"fetched": [{"path": "x.bin", "seconds": 0.2}], "problems": []}
+    status = {"state": "done", "log": str(tmp_path / "log"), "result": result}
+    monkeypatch.setattr(artifact.jobs, "status", lambda state_dir, name: status)
+    (tmp_path / "result.json").write_text("{}")
+    tell = [artifact.reports({"jobs_dir": "jobs"}, ["a"], failures=True)["fetched"] for _ in range(2)]
+    assert tell == [result["fetched"], []]
+    os.utime(tmp_path / "result.json", ns=(1, 1))
+    assert artifact.reports({"jobs_dir": "jobs"}, ["a"], failures=True)["fetched"] == result["fetched"]
