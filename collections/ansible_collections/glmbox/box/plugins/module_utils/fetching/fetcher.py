@@ -4,7 +4,7 @@
 
 Runs on the box: standard library alone, Python 3.8. The spec holds dest (folder), artifact, files (as `files_of` of the
 catalogue gives them) and settings: connections, stall_seconds, patience_seconds, sample_bytes, proxy ("auto", "none" or
-an address), preferred_hosts, keep_bad, peers.
+an address), preferred_hosts, forbidden_hosts, keep_bad, peers.
 """
 
 from __future__ import annotations
