@@ -6,8 +6,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH := $(CURDIR)/collections:$(CURDIR)/local_box
 export PYTHONDONTWRITEBYTECODE := 1
 INVENTORY ?= inventory/local_box
+CACHE := ansible_collections.glmbox.box.plugins.module_utils.packs_cache
+CACHE_DIR ?= ~/.cache/glmbox/builds
+MIB ?= 10240
 
-.PHONY: help demo demo-clean check test molecule test-box bench-fetch verify lock miniature-table clean
+.PHONY: help demo demo-clean check test molecule test-box bench-fetch cache-list cache-prune verify lock miniature-table clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -52,6 +55,12 @@ test-box: .venv/.ready ## accidents on boxes: bad input, damaged files, killed r
 
 bench-fetch: .venv/.ready ## transfers and checks against wget, curl, aria2c, sha256sum: quarter of an hour
 	$(BIN)/python benches/fetch.py
+
+cache-list: .venv/.ready ## the finished builds that new boxes of the same kind need not compile
+	@$(BIN)/python -m $(CACHE) list $(CACHE_DIR)
+
+cache-prune: .venv/.ready ## remove the longest unused of them: MIB=0 removes all
+	@$(BIN)/python -m $(CACHE) prune $(CACHE_DIR) --mib $(MIB)
 
 verify: .venv/.ready ## testinfra against INVENTORY=inventory/...
 	pytest tests/verify --inventory $(INVENTORY)

@@ -7,9 +7,7 @@ import os
 import secrets
 import tarfile
 import tempfile
-import time
 
-from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.glmbox.box.plugins.module_utils import program
 from ansible_collections.glmbox.box.plugins.module_utils.catalogue import (
@@ -21,17 +19,17 @@ from ansible_collections.glmbox.box.plugins.module_utils.catalogue import (
     load,
     table_of,
 )
-from ansible_collections.glmbox.box.plugins.module_utils.progress import line, report, table
+from ansible_collections.glmbox.box.plugins.module_utils.progress import report, table
+from ansible_collections.glmbox.box.plugins.module_utils.pushing import push_file
 
 MIB = 2**20
 # Files below this size travel together in one tar: a round trip costs more than their bytes.
 SMALL_BYTES = 8 * MIB
-CHUNK_BYTES = 32 * MIB
 LINE_SECONDS = 5.0
 STATIC_ARIA2 = "aria2-static"
 # What the fetcher is told, with the defaults of roles/fetch.
 SETTINGS = {"connections": 8, "stall_seconds": 15, "patience_seconds": 60, "sample_bytes": 2 * MIB, "proxy": "auto"}
-OPTIONS = ("names", "catalogue", "bundle", "folder", "dest", "recheck", "keep_bad", "wait", "jobs_dir", "peers")
+OPTIONS = ("names", "catalogue", "bundle", "folder", "dest", "recheck", "keep_bad", "wait", "jobs_dir", "peers", "push")
 MIRRORS = ("extra_mirrors", "preferred_hosts", "forbidden_hosts", "trust_on_first_use", "trusted_hashes")
 
 
@@ -58,7 +56,12 @@ class ActionModule(ActionBase):
                 looked = self._bring_aria2(bundle, files) or looked
             if looked.get("failed"):
                 return dict(result, **looked)
-            brought = self._bring(bundle, files, looked["missing"])
+            left = self._left(looked["missing"])
+            files = [file for file in files if file["artifact"] not in left]
+            missing = [file for file in looked["missing"] if file["artifact"] not in left]
+            if not missing:
+                return self._told(result, dict(looked, left=left), looked.get("changed", False))
+            brought = dict(self._bring(bundle, files, missing), left=left)
             if brought.get("failed") or brought["problems"] or not brought["jobs"] or not args.get("wait", True):
                 return self._told(result, brought, True)
             waited = self._wait([name.partition("-")[2] for name in brought["jobs"]], files)
@@ -124,6 +127,12 @@ class ActionModule(ActionBase):
         packed = base64.b64encode(program.fetcher()).decode() if len(from_bundle) < len(missing) else ""
         return self._on_box(files, step="bring", pushed=pushed, program=packed, settings=self._settings())
 
+    def _left(self, missing):
+        """Return the artifacts of which the bundle has something, and whose push is left to a later task."""
+        if "push" not in self._task.args:
+            return []
+        return sorted({file["artifact"] for file in missing if file["in_bundle"]} - set(self._task.args["push"]))
+
     def _settings(self):
         args = self._task.args
         settings = {key: type(value)(args.get(key, value)) for key, value in SETTINGS.items()}
@@ -138,7 +147,8 @@ class ActionModule(ActionBase):
         small = [file for file in files if os.path.getsize(bundle.path(file)) < SMALL_BYTES]
         for file in files:
             if file not in small:
-                self._push_big(bundle.path(file), os.path.join(folder, file["part"]), file["path"])
+                target = os.path.join(folder, file["part"])
+                push_file(self._connection, self._display, self._host, bundle.path(file), target, file["path"])
         if not small:
             return ""
         name = f"push-{secrets.token_hex(8)}.tar"
@@ -149,34 +159,6 @@ class ActionModule(ActionBase):
                     tar.add(bundle.path(file), arcname=file["part"])
             self._connection.put_file(packed, os.path.join(folder, name))
         return name
-
-    def _push_big(self, path, target, label):
-        """Push a file piece by piece, from where an earlier push ended, telling how far it is."""
-        shell = self._connection._shell
-        quoted = shell.quote(target)
-        size = os.path.getsize(path)
-        said = self._connection.exec_command(f"stat -c %s {quoted} 2>/dev/null || echo 0", sudoable=False)[1].split()
-        done = int(said[-1]) if said and int(said[-1]) <= size else 0
-        begun, told, first = time.monotonic(), time.monotonic(), done
-        with open(path, "rb") as file:
-            file.seek(done)
-            while done < size:
-                piece = file.read(CHUNK_BYTES)
-                # At its place, not at the end: two pushes of the same file side by side do each other no harm.
-                command = f"dd of={quoted} bs=1M oflag=seek_bytes seek={done} conv=notrunc status=none"
-                code, _, errors = self._connection.exec_command(command, in_data=piece, sudoable=False)
-                if code:
-                    words = errors.decode(errors="replace").strip()
-                    raise AnsibleError(
-                        f"Pushing {label} stopped after {done} bytes: {words}. Run again: it goes on there."
-                    )
-                done += len(piece)
-                now = time.monotonic()
-                if now > told + LINE_SECONDS and done < size:
-                    rate = (done - first) / (now - begun)
-                    item = {"label": label, "done": done, "total": size, "unit": "bytes", "rate": rate}
-                    self._display.display(f"{self._host}  push  {line(item)}")
-                    told = now
 
     def _wait(self, artifacts, files):
         """Wait until jobs have ended, saying every few seconds how far all of the box's jobs are."""
@@ -203,6 +185,7 @@ class ActionModule(ActionBase):
         # Addresses may hold a login.
         kept["missing"] = [{key: file[key] for key in ("artifact", "path", "size")} for file in did.get("missing", [])]
         kept["begun"] = [name.partition("-")[2] for name in did.get("jobs", [])]
+        kept["left"] = did.get("left", [])
         if problems:
             return dict(result, failed=True, msg="\n".join(problems), **kept)
         return dict(result, changed=changed, **kept)

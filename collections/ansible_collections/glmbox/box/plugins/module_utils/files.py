@@ -46,12 +46,17 @@ def read_json(path: str) -> Any:
 
 def write_json(path: str, value: Any, mode: int = 0o644) -> None:
     """Write a JSON value so that a reader, or a power cut, finds the old file or the new one, never a part."""
+    write_bytes(path, json.dumps(value, indent=1, sort_keys=True).encode(), mode)
+
+
+def write_bytes(path: str, content: bytes, mode: int = 0o644) -> None:
+    """Write a file so that a reader, or a power cut, finds the old one or the new one, never a part."""
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
     handle, draft = tempfile.mkstemp(dir=folder, prefix=".draft-")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, sort_keys=True)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(draft, mode)

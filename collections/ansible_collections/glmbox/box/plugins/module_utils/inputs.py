@@ -48,6 +48,8 @@ def unknown_names(specs: dict[str, dict], names: list[str]) -> list[str]:
 
 # What a type cannot say: the least and the greatest of a number.
 RANGES = {
+    "cache_limit_mib": (0, 2**31),
+    "cache_pack_limit_mib": (0, 2**31),
     "demos_api_port": (1024, 65535),
     "demos_health_port": (1024, 65535),
     "demos_max_body_bytes": (1024, 2**30),

@@ -14,7 +14,7 @@ import os
 import secrets
 import subprocess
 import time
-from typing import Any, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List
 
 from ansible_collections.glmbox.box.plugins.module_utils.files import hash_of, read_json, write_json
 from ansible_collections.glmbox.box.plugins.module_utils.job_processes import JobError, end_all
@@ -26,7 +26,7 @@ from ansible_collections.glmbox.box.plugins.module_utils.job_state import (
     status,
 )
 
-__all__ = ["STATE_DIR", "JobError", "names", "spec_of", "start", "status", "stop", "wait", "would_start"]
+__all__ = ["STATE_DIR", "JobError", "names", "spec_of", "start", "status", "stop", "wait", "wait_until", "would_start"]
 
 STATE_DIR = "/var/lib/glmbox/jobs"
 POLL_SECONDS = 0.1
@@ -70,6 +70,14 @@ def wait(state_dir: str, names: List[str], seconds: float) -> List[Dict[str, Any
     while any(is_running(folder) for folder in folders) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     return [status(state_dir, name) for name in names]
+
+
+def wait_until(state_dir: str, name: str, met: Callable[[], bool], seconds: float) -> None:
+    """Return as soon as a condition is met or the job runs no more, or after so many seconds."""
+    folder = folder_of(state_dir, name)
+    deadline = time.monotonic() + seconds
+    while not met() and is_running(folder) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
 
 
 def would_start(found: Dict[str, Any], spec: str, replace: bool, again: bool) -> bool:

@@ -1,4 +1,4 @@
-"""The program that a job on the box runs, packed on the controller out of this collection's own files."""
+"""The programs that jobs on the box run, packed on the controller out of this collection's own files."""
 
 from __future__ import annotations
 
@@ -8,17 +8,29 @@ import zipfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PACKAGE = "ansible_collections/glmbox/box/plugins/module_utils"
-PARTS = [
-    "files.py",
-    *(f"fetching/{name}.py" for name in ("aria2", "fetcher", "follow", "peers", "probe", "shelf", "transfer")),
+FETCHING = ("aria2", "fetcher", "follow", "peers", "probe", "shelf", "transfer")
+BUILDING = ("builder", "identity", "packs", "steps")
+FETCHER = ["files.py", *(f"fetching/{name}.py" for name in FETCHING)]
+BUILDER = [
+    *("files.py", "job_processes.py", "job_state.py", "jobs.py", "machine.py"),
+    *(f"building/{name}.py" for name in BUILDING),
 ]
-MAIN = "from ansible_collections.glmbox.box.plugins.module_utils.fetching.fetcher import main\nmain()\n"
 
 
 def fetcher() -> bytes:
-    """Return the fetcher as a zip archive that Python runs; the same bytes for the same files."""
-    contents = {"__main__.py": MAIN.encode()}
-    for part in PARTS:
+    """Return the program that fetches, as a zip archive that Python runs; the same bytes for the same files."""
+    return _packed(FETCHER, "fetching.fetcher", "main()")
+
+
+def builder() -> bytes:
+    """Return the program that builds, as a zip archive that Python runs; the same bytes for the same files."""
+    return _packed(BUILDER, "building.builder", "main(sys.argv[1:])")
+
+
+def _packed(parts: list[str], module: str, call: str) -> bytes:
+    imported = f"from {PACKAGE.replace('/', '.')}.{module} import main"
+    contents = {"__main__.py": f"import sys\n{imported}\n{call}\n".encode()}
+    for part in parts:
         with open(os.path.join(HERE, part), "rb") as file:
             contents[f"{PACKAGE}/{part}"] = file.read()
         folder = os.path.dirname(f"{PACKAGE}/{part}")

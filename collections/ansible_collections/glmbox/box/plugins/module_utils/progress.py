@@ -66,7 +66,7 @@ def line(item: dict[str, Any]) -> str:
         parts.append(f"{min(100, int(100 * done / total))}%")
     if unit == "bytes":
         parts.append(f"{_bytes(done)} of {_bytes(total)}" if total else _bytes(done))
-    else:
+    elif unit or total or done:
         parts.append(f"{_count(done)} of {_count(total)} {unit}" if total else f"{_count(done)} {unit}")
     if rate is not None:
         parts.append(_speed(rate, unit))

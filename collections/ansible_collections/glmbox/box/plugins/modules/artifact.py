@@ -11,14 +11,13 @@ import os
 import shutil
 import sys
 import tarfile
-import tempfile
 import time
 from typing import Any, Dict, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.glmbox.box.plugins.module_utils import jobs
 from ansible_collections.glmbox.box.plugins.module_utils.fetching.shelf import Shelf, Wrong
-from ansible_collections.glmbox.box.plugins.module_utils.files import hash_of, read_json, write_json
+from ansible_collections.glmbox.box.plugins.module_utils.files import hash_of, read_json, write_bytes, write_json
 
 DOCUMENTATION = r"""
 module: artifact
@@ -106,6 +105,12 @@ options:
     type: list
     elements: dict
     default: []
+  push:
+    description:
+      - Of which artifacts what the bundle has is pushed now; others that the bundle has a part of are left to a later
+        task. Without this option, all.
+    type: list
+    elements: str
   wait:
     description: Whether to wait until the files stand, or only to begin.
     type: bool
@@ -139,6 +144,11 @@ fetched:
   elements: dict
 begun:
   description: Artifacts that are on their way, each by a job.
+  returned: always
+  type: list
+  elements: str
+left:
+  description: Artifacts whose push is left to a later task.
   returned: always
   type: list
   elements: str
@@ -200,12 +210,7 @@ def write_program(shelf: Shelf, packed: str) -> str:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     os.chmod(os.path.dirname(path), 0o700)  # addresses in the specifications may hold a login
     if not os.path.exists(path) or os.path.getsize(path) != len(content):  # a power cut leaves an empty one
-        handle, draft = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".draft-")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+        write_bytes(path, content, 0o600)
     return path
 
 

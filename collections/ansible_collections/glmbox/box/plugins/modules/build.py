@@ -1,39 +1,46 @@
 #!/usr/bin/python
-"""Build something once, into a prefix named after everything that went into it."""
+"""Build something once, as a job; the box's half of `build`, see plugins/action/build.py."""
 
 from __future__ import annotations
 
-import fcntl
+import base64
 import glob
+import hashlib
 import os
-import platform
 import shutil
-import subprocess
-import tarfile
-import tempfile
-import time
-from typing import Any, Dict, List, Tuple
+import sys
+from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.glmbox.box.plugins.module_utils.files import hash_of, read_json, sha256_of, write_json
+from ansible_collections.glmbox.box.plugins.module_utils import jobs
+from ansible_collections.glmbox.box.plugins.module_utils.building import identity, packs
+from ansible_collections.glmbox.box.plugins.module_utils.files import hash_of, sha256_of, write_bytes, write_json
 
 DOCUMENTATION = r"""
 module: build
-short_description: Build something once, into a prefix named after all its inputs
+short_description: Build something once, as a job, into a prefix named after all its inputs
 description:
-  - Runs shell steps that fill C(<install_dir>/<name>-<version>-<hash>), proves the result, writes a stamp last and
-    points the link C(<install_dir>/<name>) at it. What has a stamp is not built again.
-  - A build that was killed goes on at the step that it was in. Two runs never build the same thing at once.
-  - Steps and the proof see the variables PREFIX, JOBS and SOURCE (the unpacked archive).
+  - Starts a job that fills C(<install_dir>/<name>-<version>-<hash>) by shell steps, proves the result, writes a stamp
+    last and points the link C(<install_dir>/<name>) at it. What has a stamp is not built again. The task does not wait.
+  - The job waits for artifacts that are still arriving and for other builds that it needs. A build that was killed goes
+    on at the step that it was in. Two runs never build the same thing at once.
+  - A finished build is packed. Where box or controller has a pack made from the very same inputs, it is unpacked and
+    proven instead of built, and dropped and built anew if the proof fails.
+  - Steps and proof see the variables PREFIX, JOBS, SOURCE (the unpacked archive), FILES (the folder with the files),
+    and for each need its prefix, under its link's name in capitals.
 options:
   name:
-    description: What is built; also the name of the link.
+    description: What is built; also the name of the link. The job is called C(build-<name>).
     type: str
     required: true
+  do:
+    description: C(start) begins it where it does not stand; C(wait) waits until it stands.
+    type: str
+    choices: [start, wait]
+    default: start
   version:
-    description: Its version.
+    description: Its version; for C(start).
     type: str
-    required: true
   install_dir:
     description: Where versioned prefixes and links stand.
     type: path
@@ -46,28 +53,60 @@ options:
     description: Where the log of each build is kept.
     type: path
     required: true
-  archive:
-    description: A source tarball with one folder at its top.
+  jobs_dir:
+    description: Where jobs keep their state.
     type: path
+    required: true
+  archive:
+    description: Name of the artifact whose one file is the source tarball, with one folder at its top.
+    type: str
+  artifacts:
+    description: Names of further artifacts that have to stand before the steps begin.
+    type: list
+    elements: str
+    default: []
+  catalogue:
+    description: The folder with the artifacts' tables, on the controller.
+    type: path
+    required: true
+  bundle:
+    description: The bundle's folder on the controller, which may list artifacts of its own.
+    type: path
+    required: true
+  artifacts_dir:
+    description: The folder of the artifacts on the box.
+    type: path
+    required: true
   files:
-    description: Further files whose contents are inputs.
+    description: Text files of the controller that the steps need; their contents are inputs.
     type: list
     elements: path
     default: []
   needs:
-    description: Links to other builds; what they point at is an input.
+    description: Links to other builds; what they point at, or will once a job has built it, is an input.
     type: list
     elements: path
     default: []
+  packages:
+    description: Debian packages without which the steps do not run; they are installed only if it has to be built.
+    type: list
+    elements: str
+    default: []
   steps:
-    description: Steps, each with C(name) and C(run), a bash script.
+    description:
+      - Steps, each with C(name) and C(run), a bash script; and, so that it can be told how far it is, C(progress), a
+        script that prints how much is done and how much there is, and C(unit), a plural noun.
     type: list
     elements: dict
-    required: true
+    default: []
   proof:
     description: A bash script that fails unless the finished build works.
     type: str
-    required: true
+    default: ""
+  links:
+    description: Links to files of the build, as path and the file below the prefix. What is not ours there stays.
+    type: dict
+    default: {}
   environment:
     description:
       - Further variables that the steps see and that are no inputs, since the same comes out whatever they say, such as
@@ -75,210 +114,202 @@ options:
     type: dict
     default: {}
   jobs:
-    description: How many processes C(make) may run at once; 0 for one a core.
+    description: How many processes C(make) may run at once; 0 for one a core, as far as the memory allows.
     type: int
     default: 0
+  job_mib:
+    description: How much memory one of them takes at most, in MiB.
+    type: int
+    default: 512
+  cache:
+    description: Whether to pack finished builds, and to use packs.
+    type: bool
+    default: true
+  cache_dir:
+    description: The controller's folder of packs.
+    type: path
+    required: true
+  cache_box_dir:
+    description: The box's folder of packs.
+    type: path
+    required: true
+  pack_limit_mib:
+    description: Packs larger than this are not brought to the controller, in MiB.
+    type: int
+    default: 1024
 author: glmbox (@glmbox)
 """
 
 EXAMPLES = r"""
-- name: Build hello
+- name: Begin to build hello
   glmbox.box.build:
     name: hello
     version: "2.12"
-    archive: /srv/hello-2.12.tar.gz
+    archive: hello-2.12
     install_dir: /opt/glmbox
-    work_dir: /var/lib/glmbox/build
+    work_dir: /var/lib/glmbox/data/build
     log_dir: /var/log/glmbox
+    jobs_dir: /var/lib/glmbox/jobs
+    catalogue: artifacts
+    bundle: bundle
+    artifacts_dir: /var/lib/glmbox/data/artifacts
+    cache_dir: ~/.cache/glmbox/builds
+    cache_box_dir: /var/lib/glmbox/data/builds
+    packages: [build-essential]
     steps:
       - {name: configure, run: './configure --prefix="$PREFIX"'}
-      - {name: install, run: 'make install'}
+      - {name: install, run: 'make -j"$JOBS" install'}
     proof: '"$PREFIX/bin/hello"'
 """
 
 RETURN = r"""
 prefix:
   description: The versioned folder.
-  returned: always
+  returned: for C(start)
   type: str
-seconds:
-  description: How long this run built, in seconds.
+stands:
+  description: Whether the finished build stands, and is linked.
   returned: always
-  type: float
+  type: bool
+notes:
+  description: What the job has to say beside its work, such as that a pack was not used.
+  returned: for C(wait)
+  type: list
+  elements: str
 """
 
 
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+def prepared(spec: Dict[str, Any]) -> Dict[str, Any]:
+    """Return what the specification comes to on this box: inputs, stem, prefix, link.
+
+    A need whose link is not planned by this run is what its link points at now.
+    """
+    for need in spec["needs"]:
+        if not need["prefix"] and os.path.islink(need["link"]):
+            need["prefix"] = os.path.realpath(need["link"])
+    inputs = identity.inputs_of(spec, identity.system())
+    stem = identity.stem_of(inputs)
+    link = os.path.join(spec["install_dir"], spec["name"])
+    return {"inputs": inputs, "stem": stem, "prefix": os.path.join(spec["install_dir"], stem), "link": link}
 
 
-class BuildFailed(Exception):
-    """A build that did not work, in one sentence and what to do next."""
+def look(params: Dict[str, Any]) -> Dict[str, Any]:
+    """Return what stands, what is packed, and what is in the way."""
+    spec = params["spec"]
+    found = prepared(spec)
+    linked = identity.is_linked(found["link"], found["prefix"]) and not identity.links_to_lay(
+        spec["links"], found["link"]
+    )
+    stands = identity.stands(found["prefix"], found["inputs"]) and linked
+    status = jobs.status(params["jobs_dir"], "build-" + spec["name"])
+    return dict(
+        found,
+        stands=stands,
+        running=status["state"] == "running",
+        packed=bool(packs.usable(spec["cache"], found["stem"], found["inputs"])) if spec["cache"] else False,
+        problems=[] if stands else identity.problems_of(spec, found["prefix"], found["link"]),
+    )
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
+def receive(folder: str, login: str) -> str:
+    """Make the folder into which the login user, who may not be root, pushes a pack, and return its path."""
+    arriving = os.path.join(folder, ".arriving")
+    os.makedirs(arriving, exist_ok=True)
+    os.chmod(arriving, 0o700)
+    shutil.chown(arriving, login)
+    return arriving
 
 
-def inputs_of(params: Dict[str, Any]) -> Dict[str, Any]:
-    """Return all that decides what a build becomes, as a JSON value whose hash names the prefix."""
-    return {
-        "name": params["name"],
-        "version": params["version"],
-        "steps": params["steps"],
-        "proof": params["proof"],
-        "archive": sha256_of(params["archive"]) if params["archive"] and os.path.exists(params["archive"]) else None,
-        "files": [sha256_of(path) if os.path.exists(path) else None for path in params["files"]],
-        "needs": [os.path.realpath(path) for path in params["needs"]],
-        "machine": [platform.machine(), platform.libc_ver()[1]],
-    }
+def take_pack(spec: Dict[str, Any], stem: str, manifest: Dict[str, Any]) -> List[str]:
+    """Give a pushed pack its name where its hash is right; return why not, if so. The job proves it once more."""
+    folder = spec["cache"]
+    pushed = os.path.join(folder, ".arriving", stem + packs.PACK)
+    if sha256_of(pushed) != manifest["sha256"]:
+        os.unlink(pushed)
+        return ["The pack of %s arrived damaged, and is not used." % stem]
+    os.chmod(pushed, 0o644)
+    shutil.chown(pushed, 0, 0)
+    os.replace(pushed, os.path.join(folder, stem + packs.PACK))
+    write_json(os.path.join(folder, stem + packs.MANIFEST), manifest)
+    return []
 
 
-def unpack(archive: str, folder: str) -> None:
-    """Unpack a tarball's single top folder as `folder`, whole or not at all."""
-    parent = os.path.dirname(folder)
-    draft = tempfile.mkdtemp(dir=parent, prefix=".unpack-")
-    try:
-        with tarfile.open(archive) as tar:
-            members = tar.getmembers()
-            for member in members:  # a maker's uid may be somebody's here, who could then edit what root compiles
-                member.uid = member.gid = 0
-                member.uname = member.gname = "root"
-            tar.extractall(draft, members)  # the archive's sha256 is pinned, so its paths are known
-        tops = os.listdir(draft)
-        if len(tops) != 1:
-            raise BuildFailed("%s holds %d entries at its top where one folder was expected." % (archive, len(tops)))
-        os.rename(os.path.join(draft, tops[0]), folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+def start(params: Dict[str, Any]) -> Dict[str, Any]:
+    """Start the job, or attach to it."""
+    spec = params["spec"]
+    found = prepared(spec)
+    notes = take_pack(spec, found["stem"], params["manifest"]) if params["manifest"] else []
+    spec["stem"] = found["stem"]
+    folder = os.path.join(spec["work_dir"], ".builder")
+    os.makedirs(folder, exist_ok=True)
+    os.chmod(folder, 0o700)  # an index's address may hold a login
+    content = base64.b64decode(params["program"])
+    program = os.path.join(folder, hashlib.sha256(content).hexdigest()[:12] + ".pyz")
+    if not os.path.exists(program) or os.path.getsize(program) != len(content):  # a power cut leaves an empty one
+        write_bytes(program, content, 0o600)
+    path = os.path.join(folder, "%s-%s.json" % (spec["name"], hash_of(spec)[:12]))
+    write_json(path, spec, mode=0o600)
+    # It does not stand, or nobody would start it. One with other inputs gives way; what it has done so far is kept.
+    command = [sys.executable, "-I", program, path]
+    job = jobs.start(params["jobs_dir"], "build-" + spec["name"], command, {}, replace=True, again=True)
+    for old in glob.glob(os.path.join(glob.escape(folder), spec["name"] + "-????????????.json")):
+        if old != path:
+            os.unlink(old)
+    return dict(found, job=job["name"], notes=notes)
 
 
-def run_step(script: str, folder: str, environment: Dict[str, str], log: str) -> None:
-    """Run one bash script in a folder, its output appended to the log; raise BuildFailed with the log's end."""
-    with open(log, "ab") as output:
-        ended = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
+def wait(params: Dict[str, Any]) -> Dict[str, Any]:
+    """Wait for one slice until the job has ended, or has made the build stand; packing goes on alone."""
+    state_dir, name = params["jobs_dir"], "build-" + params["name"]
+    jobs.wait_until(state_dir, name, lambda: os.path.exists(params["stamp"]), params["slice_seconds"])
+    status = jobs.status(state_dir, name)
+    result = status["result"] or {"notes": [], "problem": ""}
+    stands = identity.is_linked(params["link"], params["prefix"]) and os.path.exists(params["stamp"])
+    known = [jobs.status(state_dir, one) for one in jobs.names(state_dir)]
+    problem = ""
+    if status["state"] != "running" and not (stands and status["state"] == "done"):
+        problem = result["problem"] or (
+            "The job %s ended as %s before its build stood; its log's last lines:\n  %s\nThe log is %s on the box. "
+            "Run the same command again: it goes on from the step that it was in."
+            % (name, status["state"], "\n  ".join(status["last_lines"]) or "(nothing)", status["log"])
         )
-    if ended.returncode:
-        with open(log, "rb") as output:
-            output.seek(max(0, os.path.getsize(log) - 3000))
-            last = output.read().decode(errors="replace").splitlines()[-15:]
-        raise BuildFailed("exit code %d; the log's last lines:\n  %s" % (ended.returncode, "\n  ".join(last)))
-
-
-def point(link: str, target: str) -> bool:
-    """Make a link point at a target, in one step; return whether that changed anything."""
-    if os.path.islink(link) and os.readlink(link) == target:
-        return False
-    if os.path.lexists(link) and not os.path.islink(link):
-        raise BuildFailed("%s is not a link, so it is not glmbox's to replace. Move it away and run again." % link)
-    draft = link + ".new"
-    if os.path.lexists(draft):
-        os.unlink(draft)
-    os.symlink(target, draft)
-    os.replace(draft, link)
-    return True
-
-
-def build(params: Dict[str, Any], prefix: str, work: str, log: str) -> List[Dict[str, Any]]:
-    """Run the steps that are not done yet, then the proof; return each step's name and seconds."""
-    source = os.path.join(work, "source")
-    os.makedirs(work, exist_ok=True)
-    if params["archive"] and not os.path.isdir(source):
-        unpack(params["archive"], source)
-    os.makedirs(source, exist_ok=True)
-    # A conda or a library path of the login shell must not find its way into a build.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("LD_", "PYTHON"))}
-    environment.update({key: str(value) for key, value in params["environment"].items()})
-    environment.update(PATH=SYSTEM_PATH, PREFIX=prefix, SOURCE=source, JOBS=str(params["jobs"] or cores()))
-    timed = []
-    last = len(params["steps"]) - 1
-    for number, step in enumerate(params["steps"] + [{"name": "proof", "run": params["proof"]}]):
-        done = os.path.join(work, "done-%d" % number)
-        if os.path.exists(done):
-            continue
-        begun = time.monotonic()
-        try:
-            run_step(step["run"], source, environment, log)
-        except BuildFailed as error:
-            raise BuildFailed(
-                "Building %s %s failed in step '%s' with %s\nThe whole log is %s on the box. "
-                "Mend the cause and run the same command again: it goes on from this step."
-                % (params["name"], params["version"], step["name"], error, log)
-            ) from error
-        timed.append({"step": step["name"], "seconds": round(time.monotonic() - begun, 1)})
-        if number < last:  # the last step fills the prefix, which somebody may have deleted since
-            with open(done, "w", encoding="ascii"):
-                pass
-    return timed
-
-
-def ensure(params: Dict[str, Any], check_mode: bool) -> Tuple[bool, Dict[str, Any]]:
-    """Make the build stand and the link point at it; return whether anything changed, and the result."""
-    inputs = inputs_of(params)
-    stem = "%s-%s-%s" % (params["name"], params["version"], hash_of(inputs)[:12])
-    prefix = os.path.join(params["install_dir"], stem)
-    stamp = os.path.join(prefix, ".glmbox-stamp.json")
-    link = os.path.join(params["install_dir"], params["name"])
-    begun = time.monotonic()
-    result: Dict[str, Any] = {"prefix": prefix, "steps": []}
-    built = False
-
-    def stands() -> bool:
-        return read_json(stamp) == inputs
-
-    if check_mode:
-        changed = not stands() or not os.path.islink(link) or os.readlink(link) != stem
-        return changed, dict(result, seconds=0.0)
-    if not stands():
-        for folder in (params["install_dir"], params["work_dir"], params["log_dir"]):
-            os.makedirs(folder, exist_ok=True)
-        with open(os.path.join(params["work_dir"], params["name"] + ".lock"), "w", encoding="ascii") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not stands():
-                work = os.path.join(params["work_dir"], stem)
-                log = os.path.join(params["log_dir"], "build-%s.log" % params["name"])
-                for stale in glob.glob(os.path.join(params["work_dir"], params["name"] + "-*")):
-                    if stale != work:
-                        shutil.rmtree(stale)
-                result["steps"] = build(params, prefix, work, log)
-                write_json(stamp, inputs)
-                shutil.rmtree(work)
-                built = True
-    changed = point(link, stem) or built
-    return changed, dict(result, seconds=round(time.monotonic() - begun, 1))
+    return {
+        "stands": stands,
+        "problem": problem,
+        "notes": result["notes"],
+        "running": [one for one in known if one["state"] == "running"],
+    }
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "name": {"type": "str", "required": True},
-            "version": {"type": "str", "required": True},
-            "install_dir": {"type": "path", "required": True},
-            "work_dir": {"type": "path", "required": True},
-            "log_dir": {"type": "path", "required": True},
-            "archive": {"type": "path"},
-            "files": {"type": "list", "elements": "path", "default": []},
-            "needs": {"type": "list", "elements": "path", "default": []},
-            "steps": {"type": "list", "elements": "dict", "required": True},
-            "proof": {"type": "str", "required": True},
-            "environment": {"type": "dict", "default": {}},
-            "jobs": {"type": "int", "default": 0},
+            "step": {"choices": ["look", "receive", "start", "wait"], "required": True},
+            "spec": {"type": "dict", "default": {}},
+            "jobs_dir": {"type": "path", "required": True},
+            "login": {"type": "str", "default": "root"},
+            "program": {"type": "str", "default": ""},
+            "manifest": {"type": "dict", "default": {}},
+            "name": {"type": "str", "default": ""},
+            "prefix": {"type": "path", "default": ""},
+            "link": {"type": "path", "default": ""},
+            "stamp": {"type": "path", "default": ""},
+            "slice_seconds": {"type": "float", "default": 5.0},
         },
         supports_check_mode=True,
     )
+    params = module.params
     os.umask(0o022)  # the user that serves has to read what root's own umask might hide
     try:
-        changed, result = ensure(module.params, module.check_mode)
-    except (BuildFailed, OSError) as error:
+        if params["step"] == "look":
+            module.exit_json(changed=False, **look(params))
+        if params["step"] == "receive":
+            module.exit_json(changed=False, folder=receive(params["spec"]["cache"], params["login"]))
+        if params["step"] == "start":
+            module.exit_json(changed=True, **start(params))
+        module.exit_json(changed=False, **wait(params))
+    except (jobs.JobError, OSError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=changed, **result)
 
 
 if __name__ == "__main__":
