@@ -245,18 +245,21 @@ def container(name: str) -> str:
     return f"glmbox-test-{checkout}-{name}"
 
 
-def start_test_box(name: str, options: tuple[str, ...] = (), systemd: bool = True, **variables: object) -> Path:
+def start_test_box(
+    name: str, options: tuple[str, ...] = (), systemd: bool = True, suite: str = SUITE, **variables: object
+) -> Path:
     """Start a fresh box for a test, at free ports, and return its inventory; leftovers of an earlier run are removed.
 
-    options: further options of `podman run`. systemd: as for `start`. variables: host variables for the inventory.
+    options: further options of `podman run`. systemd: as for `start`. suite: of Debian. variables: host variables for the
+    inventory.
     """
     ensure_packages()
     stop_test_box(name)
-    ensure_image()
+    ensure_image(suite)
     folder = TEST_BOXES / name
     ssh_port, gateway_port = free_port(), free_port()
     write_inventory(folder, ssh_port, gateway_port, **variables)
-    start(container(name), folder / ".state", ssh_port, gateway_port, options, systemd=systemd)
+    start(container(name), folder / ".state", ssh_port, gateway_port, options, suite, systemd)
     return folder
 
 
@@ -270,6 +273,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The local box of glmbox, and boxes for tests.")
     parser.add_argument("what", choices=["up", "down", "clean", "test-up", "test-down"])
     parser.add_argument("name", nargs="?", default="molecule", help="of a test's box")
+    parser.add_argument("--suite", default=SUITE, help="of Debian, for a test's box")
     given = parser.parse_args()
     try:
         if given.what == "up":
@@ -281,7 +285,7 @@ def main() -> None:
         elif given.what == "clean":
             clean()
         elif given.what == "test-up":
-            print(start_test_box(given.name))
+            print(start_test_box(given.name, suite=given.suite))
         else:
             stop_test_box(given.name)
     except BoxError as error:

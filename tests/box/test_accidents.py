@@ -224,9 +224,7 @@ def test_a_rented_box_without_its_gpu(rented):
 def test_a_rented_box_without_its_gpu_can_be_prepared(rented):
     looked = site(rented, "--tags", "prepare", "--check", "--diff")
     assert (looked.status, looked.failure) == ("successful", "")
-    assert {"Fetch the artifacts", "Build OpenSSL", "Build Python", "Build the Python environment"} <= set(
-        looked.changed
-    )
+    assert {"Fetch the artifacts", "Begin to build OpenSSL", "Begin to build Python"} <= set(looked.changed)
 
 
 def test_a_container_without_systemd():

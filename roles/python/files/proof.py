@@ -8,8 +8,11 @@ import sys
 import tempfile
 
 PACKAGES = {
+    "_uuid": "uuid-dev",
     "bz2": "libbz2-dev",
     "ctypes": "libffi-dev",
+    "curses": "libncurses-dev",
+    "dbm.gnu": "libgdbm-dev",
     "lzma": "liblzma-dev",
     "readline": "libreadline-dev",
     "sqlite3": "libsqlite3-dev",

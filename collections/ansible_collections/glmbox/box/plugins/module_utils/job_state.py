@@ -39,7 +39,8 @@ def is_running(folder: str) -> bool:
     return False
 
 
-def _uptime() -> float:
+def uptime() -> float:
+    """Return how long the box has been up, in seconds."""
     # Not the clock: the runner reads this file too, and containers show another one than the kernel's.
     with open("/proc/uptime", encoding="ascii") as file:
         return float(file.read().split()[0])
@@ -63,8 +64,9 @@ def status(state_dir: str, name: str) -> Dict[str, Any]:
 
     state: "absent" (never started), "running", "done" (exit code 0), "failed", "dead" (gone without an end: the box
     was restarted, or the job was killed) or "stopped". exit_code: None unless it ended. seconds: of running, None where
-    unknown. pid: of the runner, the leader of the job's session, None unless it lives. progress: the list that the
-    command wrote to JOB_PROGRESS. result: the value that it wrote to JOB_RESULT. last_lines: of the log. spec: a hash.
+    unknown. begun, ended: in seconds of the box's uptime, None where unknown or not yet. pid: of the runner, the leader
+    of the job's session, None unless it lives. progress: the list that the command wrote to JOB_PROGRESS. result: the
+    value that it wrote to JOB_RESULT. last_lines: of the log. spec: a hash.
     """
     folder = folder_of(state_dir, name)
     running = is_running(folder)  # first: who ends notes the end, then lets the lock go
@@ -73,14 +75,18 @@ def status(state_dir: str, name: str) -> Dict[str, Any]:
         return read_json(os.path.join(folder, file))
 
     spec, runner, end, stopped = noted("spec.json"), noted("pid.json") or {}, noted("end.json"), noted("stopped.json")
+    begun: Optional[float] = runner.get("begun")
+    ended: Optional[float] = None
     seconds: Optional[float] = None
     if running:
         state = "running"
-        seconds = _uptime() - runner["begun"] if runner else 0.0
+        seconds = uptime() - runner["begun"] if runner else 0.0
     elif stopped:
         state, seconds = "stopped", stopped["seconds"]
+        ended = None if begun is None else begun + stopped["seconds"]
     elif end:
         state, seconds = "done" if end["exit_code"] == 0 else "failed", end["seconds"][1] - end["seconds"][0]
+        ended = end["seconds"][1]
     else:
         state = "dead" if spec else "absent"
     progress = noted("progress.json")
@@ -90,6 +96,8 @@ def status(state_dir: str, name: str) -> Dict[str, Any]:
         "state": state,
         "exit_code": end["exit_code"] if end and not running else None,
         "seconds": None if seconds is None else round(seconds, 1),
+        "begun": begun,
+        "ended": ended,
         "pid": runner["pid"] if running and runner and is_alive(runner["pid"], runner["ticks"]) else None,
         "progress": progress if isinstance(progress, list) else [],
         "result": noted("result.json"),

@@ -74,7 +74,8 @@ RETURN = r"""
 job:
   description:
     - The job's C(name), C(state) (absent, running, done, failed, dead or stopped), C(exit_code), C(seconds) of running,
-      C(pid), C(progress), C(result), C(last_lines) of its log, C(log) and C(spec), the hash of command and environment.
+      C(begun) and C(ended) in seconds of the box's uptime, C(pid), C(progress), C(result), C(last_lines) of its log,
+      C(log) and C(spec), the hash of command and environment.
     - C(start) adds C(started), C(stop) adds C(stopped).
   returned: always
   type: dict

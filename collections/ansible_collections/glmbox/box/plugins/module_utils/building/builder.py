@@ -114,8 +114,8 @@ class Builder:
         self._drop_stale()
         source = self._source()
         self._begin_prefix(empty=False)
-        last = len(spec["steps"]) - 1
-        for number, step in enumerate([*spec["steps"], self._proof()]):
+        steps = [*spec["steps"], self._proof()]
+        for number, step in enumerate(steps):
             done = os.path.join(self.work, "done-%d" % number)
             if os.path.exists(done):
                 continue
@@ -123,19 +123,17 @@ class Builder:
                 with self.diary.segment(step["name"]):
                     run_step(step, source, self._variables(), self.log, self.diary)
             except BuildFailed as error:
+                full = full_disk([self.work, self.prefix])
+                again = "it goes on from this step"
+                if number == len(steps) - 1:  # what was made is not what it should be: steps that are done are no help
+                    again = "it is then built anew"
+                    self._clear()
                 raise BuildFailed(
                     "Building %s %s failed in step '%s' with %s\n%sThe whole log is %s on the box. "
-                    "Mend the cause and run the same command again: it goes on from this step."
-                    % (
-                        spec["name"],
-                        spec["version"],
-                        step["name"],
-                        error,
-                        full_disk([self.work, self.prefix]),
-                        self.log,
-                    )
+                    "Mend the cause and run the same command again: %s."
+                    % (spec["name"], spec["version"], step["name"], error, full, self.log, again)
                 ) from error
-            if number < last:  # the last step fills the prefix, which somebody may have deleted since
+            if number < len(steps) - 2:  # the last step fills the prefix, which somebody may have deleted since
                 with open(done, "w", encoding="ascii"):
                     pass
         self._finish()
