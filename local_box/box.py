@@ -250,8 +250,8 @@ def start_test_box(
 ) -> Path:
     """Start a fresh box for a test, at free ports, and return its inventory; leftovers of an earlier run are removed.
 
-    options: further options of `podman run`. systemd: as for `start`. suite: of Debian. variables: host variables for the
-    inventory.
+    options: further options of `podman run`. systemd: as for `start`. suite: of Debian. variables: host variables for
+    the inventory.
     """
     ensure_packages()
     stop_test_box(name)

@@ -139,6 +139,21 @@ def test_the_locks_triton_is_the_torch_artifacts():
     assert f"--hash=sha256:{wheel['sha256']}" in triton
 
 
+def test_each_cu118_release_has_a_lock_with_its_wheels_hash():
+    folder = ROOT / "roles" / "torch"
+    options = yaml.safe_load((folder / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+    releases = options["torch_version"]["choices"]
+    assert sorted(f"torch-{one}-cu118" for one in releases) == sorted(
+        name for name in TABLES if name.endswith("-cu118")
+    )
+    for release in releases:
+        lock = "py310-cu118" + ("" if release == "2.0.1" else f"-torch{release}")
+        assert lock in options["torch_lock"]["choices"]
+        wheel = files_of(TABLES, [f"torch-{release}-cu118"])[0]
+        pinned = f"torch=={release}+cu118 \\\n    --hash=sha256:{wheel['sha256']}\n"
+        assert pinned in (folder / "files" / f"{lock}.txt").read_text()
+
+
 def test_a_pythons_tarball_is_its_versions():
     """A .tar.xz where Debian's source package is one, since the tests build from that."""
     kinds = {"3.9.2": "tar.xz", "3.13.5": "tar.xz"}
@@ -155,7 +170,7 @@ def test_the_inventories_choose_artifacts_that_exist():
         names = [f"openssl-{chosen['openssl_version']}", f"python-{chosen['python_version']}"]
         names += [chosen["weights_model"], chosen["demos_code"]]
         if inventory == "rented_gpu":
-            names += chosen["torch_wheels"]
+            names.append(f"torch-{chosen['torch_version']}-cu118")
         files_of(TABLES, names)
 
 

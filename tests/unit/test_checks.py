@@ -104,6 +104,10 @@ FACTS = {
     "disks": {"/opt": {"device": 1, "free_mib": 10000}, "/data": {"device": 1, "free_mib": 10000}},
     "gpus": [{"name": "RTX 4090", "memory_mib": 24564, "driver": "535.54.03", "compute_capability": "8.9"}],
     "gpu_problem": "",
+    "glibc": "2.35",
+    "memory_mib": 64000,
+    "has_compiler": True,
+    "compiler": "gcc 11",
 }
 WISH = {
     "disk_needs": [{"path": "/opt", "mib": 4000, "what": "one"}, {"path": "/data", "mib": 4000, "what": "two"}],
@@ -115,6 +119,7 @@ WISH = {
     "model": "chatglm2-6b",
     "device": "cuda",
     "precision": "auto",
+    "torch": "2.0.1",
 }
 
 
@@ -137,6 +142,12 @@ def test_a_good_box_has_no_problem():
             {"gpus": [FACTS["gpus"][0] | {"name": "RTX 5090", "compute_capability": "12.0"}]},
             "no kernels for the RTX 5090",
         ),
+        (
+            {"gpus": [FACTS["gpus"][0] | {"name": "GRID K520", "compute_capability": "3.0"}]},
+            "no kernels for the GRID K520 any more",
+        ),
+        ({"compiler": ""}, "compiler (cc) does not run"),
+        ({"memory_mib": 700}, "700 MiB of memory"),
         ({"gpus": [FACTS["gpus"][0] | {"memory_mib": 6144}]}, "rent a card with 8 GiB"),
         ({"gpus": [FACTS["gpus"][0] | {"memory_mib": 0}]}, "does not tell the memory"),
     ],
@@ -164,6 +175,35 @@ def test_a_hopper_card_has_no_int4():
     assert host.host_problems(facts, WISH) == []
     (problem,) = host.host_problems(facts, WISH | {"precision": "int4"})
     assert "no int4 kernels for the H100" in problem
+
+
+def test_newer_torch_needs_a_newer_glibc():
+    old = FACTS | {"glibc": "2.27"}
+    assert host.host_problems(old, WISH) == []
+    (problem,) = host.host_problems(old, WISH | {"torch": "2.7.1"})
+    assert "torch 2.7.1+cu118 needs glibc 2.28, and the box has 2.27" in problem
+    assert host.host_problems(FACTS, WISH | {"torch": "2.7.1"}) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "wish", "part"),
+    [
+        ({"gpus": [FACTS["gpus"][0] | {"driver": "470.82.01"}]}, {}, "470.82.01 is older than 520.61.05"),
+        ({"gpus": [FACTS["gpus"][0] | {"driver": "520.61.05"}]}, {}, ""),
+        (
+            {"gpus": [], "gpu_problem": "nvidia-smi is not on PATH"},
+            {"needs_gpu": False},
+            "which preparing needs not",
+        ),
+        ({"gpus": [], "gpu_problem": "none"}, {"needs_gpu": False, "device": "cpu"}, ""),
+        ({"memory_mib": 2048}, {"device": "cpu"}, "With 2048 MiB of memory"),
+        ({}, {}, ""),
+    ],
+)
+def test_what_is_worth_knowing_is_a_note(change, wish, part):
+    notes = host.host_notes({**FACTS, **change}, WISH | wish)
+    assert len(notes) == (1 if part else 0)
+    assert part in "".join(notes)
 
 
 def test_prepare_needs_no_gpu():

@@ -19,6 +19,7 @@ from ansible_collections.glmbox.box.plugins.module_utils.catalogue import (
 from ansible_collections.glmbox.box.plugins.module_utils.fetching.fetcher import size_of
 from ansible_collections.glmbox.box.plugins.module_utils.host import (
     folder_problems,
+    host_notes,
     host_problems,
     python_problem,
     unreachable,
@@ -41,7 +42,8 @@ class ActionModule(ActionBase):
         (
             "roles_dir", "roles", "names", "catalogue", "bundle", "dest",
             "folders", "disk_needs", "ports", "gateway_unit", "token_file", "model", "device", "precision",
-            "lock", "python", "ca_bundle", "extra_mirrors", "forbidden_hosts", "trust_on_first_use", "trusted_hashes",
+            "lock", "torch", "python", "spared", "ca_bundle", "extra_mirrors", "forbidden_hosts", "trust_on_first_use",
+            "trusted_hashes",
         )
     )  # fmt: skip
 
@@ -58,6 +60,8 @@ class ActionModule(ActionBase):
         facts, problems = self._box()
         if problems:
             return self._failed(result, problems)
+        for note in facts.pop("notes"):
+            self._display.display(f"{task_vars['inventory_hostname']}  note: {note}")
         return dict(result, changed=False, ansible_facts={"box": facts})
 
     def _failed(self, result, problems):
@@ -130,13 +134,13 @@ class ActionModule(ActionBase):
         paths = [need["path"] for need in args["disk_needs"]] + [need["unless"] for need in args["disk_needs"]]
         asked = self._execute_module(
             "glmbox.box.box_facts",
-            {"paths": paths + [args["dest"], *(port["unit"] for port in args["ports"])]},
+            {"paths": paths + [args["dest"], *(port["unit"] for port in args["ports"]), *args["spared"].values()]},
             task_vars=self._vars,
         )
         if asked.get("failed"):
             return None, [f"The box could not tell what it is: {asked.get('msg')} {asked.get('module_stderr', '')}"]
         facts = asked["ansible_facts"]["box"]
-        missing_mib, problems = self._artifacts()
+        missing_mib, problems = self._artifacts(facts["present"])
         needs = [need for need in args["disk_needs"] if need["unless"] not in facts["present"]]
         needs.append({"path": args["dest"], "mib": missing_mib, "what": "artifacts"})
         tags = set(self._vars.get("ansible_run_tags", ["all"]))
@@ -147,8 +151,10 @@ class ActionModule(ActionBase):
             "model": args["model"],
             "device": args["device"],
             "precision": args["precision"],
+            "torch": args["torch"],
         }
         problems += host_problems(facts, wish)
+        facts["notes"] = host_notes(facts, wish)
         if args["gateway_unit"] in facts["present"] and not os.path.exists(args["token_file"]):
             problems.append(
                 f"The box was deployed with a token, but {args['token_file']} is gone from this controller. "
@@ -156,14 +162,18 @@ class ActionModule(ActionBase):
             )
         return facts, problems
 
-    def _artifacts(self):
-        """Return the MiB that the box lacks, and what is wrong with the tables or with the bundle."""
+    def _artifacts(self, present):
+        """Return the MiB that the box lacks, and what is wrong with the tables or with the bundle.
+
+        present: paths that stand; what is spared where one of them does is not counted.
+        """
         args = self._task.args
+        names = [name for name in args["names"] if args["spared"].get(name) not in present]
         bundle = Bundle(os.path.expanduser(args["bundle"]))
         try:
             mirrors = Mirrors(args["extra_mirrors"], args["forbidden_hosts"])
             trust = Trust(args["trust_on_first_use"], args["trusted_hashes"])
-            files = files_of(load(args["catalogue"], bundle.folder), args["names"], mirrors, trust)
+            files = files_of(load(args["catalogue"], bundle.folder), names, mirrors, trust)
         except CatalogueError as error:
             return 0, str(error).splitlines()
         looked = self._execute_module(

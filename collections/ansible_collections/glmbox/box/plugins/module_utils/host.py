@@ -9,8 +9,15 @@ from ansible_collections.glmbox.box.plugins.module_utils.plan import PlanError, 
 SUPPORTED = {"debian": ("11", "12"), "ubuntu": ("20.04", "22.04", "24.04")}
 # NVIDIA's compatibility guide: the oldest driver that runs CUDA 11.x programs by minor-version compatibility.
 OLDEST_DRIVER = (450, 80, 2)
-# The newest compute capability that torch 2.0.1+cu118 has kernels for: 9.0, Hopper.
-NEWEST_CAPABILITY = (9, 0)
+# The driver that CUDA 11.8 was released with; between the two, CUDA's minor-version compatibility is what counts.
+OWN_DRIVER = (520, 61, 5)
+# The compute capabilities that torch's cu118 wheels have kernels for: 3.7 (Kepler) to 9.0 (Hopper).
+OLDEST_CAPABILITY, NEWEST_CAPABILITY = (3, 7), (9, 0)
+# torch+cu118 from this release on is built for glibc 2.28 (manylinux_2_28).
+NEWER_GLIBC_TORCH, NEWER_GLIBC = (2, 7), (2, 28)
+# One process of gcc takes up to half of that while it compiles OpenSSL or CPython; below, not even one is safe.
+LEAST_MEMORY_MIB = 900
+FULL_MEMORY_MIB = 4096
 # What ssh says, and what it means here; the first that fits counts.
 _CONSOLE = "against the console's SSH line, and that the box is running"
 SSH_SAYS = {
@@ -139,8 +146,13 @@ def gpu_problems(facts: dict, wish: dict) -> list[str]:
     # Drivers that do not tell the capability are older than the cards in question.
     if version_of(card["compute_capability"]) > NEWEST_CAPABILITY:
         problems.append(
-            f"torch 2.0.1+cu118 has no kernels for the {card['name']} (compute capability "
+            f"torch+cu118 has no kernels for the {card['name']} (compute capability "
             f"{card['compute_capability']}). Rent a card up to the RTX 40 or H100 generation."
+        )
+    elif card["compute_capability"] and version_of(card["compute_capability"]) < OLDEST_CAPABILITY:
+        problems.append(
+            f"torch+cu118 has no kernels for the {card['name']} any more (compute capability "
+            f"{card['compute_capability']}). Rent a card from the Volta generation on."
         )
     if not card["memory_mib"]:
         return [
@@ -163,7 +175,7 @@ def host_problems(facts: dict, wish: dict) -> list[str]:
     """Return every reason why the box cannot become what is wished, each a sentence with the next step.
 
     facts: what box_facts returns. wish: disk_needs ({path, mib, what}), ports ({name, port, unit}: free, or glmbox's
-    own where the unit's file is present), needs_gpu, and what gpu_problems takes.
+    own where the unit's file is present), needs_gpu, torch (the release of torch+cu118), and what gpu_problems takes.
     """
     problems = []
     supported = SUPPORTED.get(facts["distribution"], ())
@@ -176,6 +188,22 @@ def host_problems(facts: dict, wish: dict) -> list[str]:
         problems.append(f"The box is {facts['architecture']}, and torch's CUDA 11.8 wheels are for x86_64 alone.")
     if not facts["is_root"]:
         problems.append("The login is not root and does not become it. Set ansible_become: true, or log in as root.")
+    if facts["has_compiler"] and not facts["compiler"]:
+        problems.append(
+            "The box's C compiler (cc) does not run. Run `apt-get install --reinstall gcc cpp` there, or remove the cc "
+            "that stands before it on the system's PATH."
+        )
+    if facts["memory_mib"] < LEAST_MEMORY_MIB:
+        problems.append(
+            f"The box has {facts['memory_mib']} MiB of memory, and compiling takes up to {LEAST_MEMORY_MIB}. Rent one "
+            "with 2 GB or more."
+        )
+    torch = version_of(wish["torch"])
+    if torch >= NEWER_GLIBC_TORCH and version_of(facts["glibc"]) < NEWER_GLIBC:
+        problems.append(
+            f"torch {wish['torch']}+cu118 needs glibc 2.28, and the box has {facts['glibc']}. Set torch_version to an "
+            "older release, or rent a newer image."
+        )
     if facts["init"] != "systemd":
         problems.append(
             "The box was not booted with systemd, the only init that glmbox can start services under so far."
@@ -190,3 +218,27 @@ def host_problems(facts: dict, wish: dict) -> list[str]:
     if wish["needs_gpu"]:
         problems += gpu_problems(facts, wish)
     return problems
+
+
+def host_notes(facts: dict, wish: dict) -> list[str]:
+    """Return what the operator should know and need not change, a sentence each. facts, wish: as host_problems."""
+    notes = []
+    if facts["memory_mib"] < FULL_MEMORY_MIB:
+        notes.append(f"With {facts['memory_mib']} MiB of memory, builds may run fewer processes than there are cores.")
+    if wish["device"] != "cuda":
+        return notes
+    if not facts["gpus"]:
+        if not wish["needs_gpu"]:
+            notes.append(
+                f"The box has no usable GPU ({facts['gpu_problem']}), which preparing needs not. To activate it, "
+                "start it with a card of 7 GiB or more (15 for float16), of the Volta to RTX 40 and H100 generations, and "
+                "with a driver from 450.80.02 on."
+            )
+        return notes
+    driver = facts["gpus"][0]["driver"]
+    if OLDEST_DRIVER <= version_of(driver) < OWN_DRIVER:
+        notes.append(
+            f"The driver {driver} is older than 520.61.05, which CUDA 11.8 was released with; torch+cu118 runs on it "
+            "by CUDA's minor-version compatibility."
+        )
+    return notes

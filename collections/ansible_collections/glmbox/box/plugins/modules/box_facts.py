@@ -12,6 +12,7 @@ import subprocess
 from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.glmbox.box.plugins.module_utils import machine
 from ansible_collections.glmbox.box.plugins.module_utils.files import disk_of
 
 DOCUMENTATION = r"""
@@ -42,54 +43,6 @@ ansible_facts:
 """
 
 LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp, see the kernel's include/net/tcp_states.h
-
-
-def os_release(path: str = "/etc/os-release") -> Dict[str, str]:
-    """Return the pairs of an os-release file."""
-    pairs = {}
-    try:
-        with open(path, encoding="utf-8") as file:
-            for line in file:
-                key, _, value = line.strip().partition("=")
-                pairs[key] = value.strip("\"'")
-    except OSError:
-        pass
-    return pairs
-
-
-def first_number(path: str) -> int:
-    """Return the number that a one-line kernel file holds, or 0 for none, 'max' and unreadable."""
-    try:
-        with open(path, encoding="ascii") as file:
-            return int(file.read().split()[0])
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def memory_mib() -> int:
-    """Return the MiB of memory that processes here may use: the machine's, or its cgroup's limit if lower."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        found = first_number(limit)
-        if 0 < found < total:
-            total = found
-    return total // 2**20
-
-
-def cpus() -> int:
-    """Return the number of cores that processes here may use, at least 1: affinity, cut by a cgroup's quota."""
-    count = len(os.sched_getaffinity(0))
-    quota = first_number("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
-    period = first_number("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
-    try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
-            words = file.read().split()
-        quota, period = (0 if words[0] == "max" else int(words[0])), int(words[1])
-    except (OSError, ValueError, IndexError):
-        pass
-    if quota > 0 and period > 0:
-        count = min(count, -(-quota // period))
-    return max(1, count)
 
 
 def address_of(packed: str) -> str:
@@ -137,22 +90,26 @@ def gpus() -> Dict[str, Any]:
     if not program:
         return {"gpus": [], "gpu_problem": "nvidia-smi is not on PATH"}
     try:
-        rows = ask_cards(program, "name,memory.total,driver_version")
+        rows = ask_cards(program, "memory.total,driver_version,name")
     except OSError as error:
         return {"gpus": [], "gpu_problem": str(error)}
     try:
         capabilities = [row[0] for row in ask_cards(program, "compute_cap")]
     except OSError:
-        capabilities = [""] * len(rows)
-    cards = [
-        {
-            "name": name,
-            "memory_mib": int(memory) if memory.isdigit() else 0,
-            "driver": driver,
-            "compute_capability": capability,
-        }
-        for (name, memory, driver), capability in zip(rows, capabilities)
-    ]
+        capabilities = []
+    cards = []
+    for number, row in enumerate(rows):
+        if len(row) < 3 or not row[1][:1].isdigit():
+            return {"gpus": [], "gpu_problem": "nvidia-smi says: " + ", ".join(row)}
+        capability = capabilities[number] if len(capabilities) == len(rows) else ""
+        cards.append(
+            {
+                "name": ", ".join(row[2:]),
+                "memory_mib": int(row[0]) if row[0].isdigit() else 0,
+                "driver": row[1],
+                "compute_capability": capability if capability[:1].isdigit() else "",
+            }
+        )
     return {"gpus": cards, "gpu_problem": "" if cards else "nvidia-smi lists no card"}
 
 
@@ -164,19 +121,21 @@ def has_python_apt() -> bool:
 
 def facts(paths: List[str]) -> Dict[str, Any]:
     """Return all facts of this box; `paths` are looked up on their disks."""
-    release = os_release()
+    distribution, version = machine.distribution()
     return dict(
         gpus(),
-        distribution=release.get("ID", "unknown"),
-        distribution_version=release.get("VERSION_ID", ""),
+        distribution=distribution,
+        distribution_version=version,
         architecture=platform.machine(),
-        glibc=platform.libc_ver()[1],
+        glibc=machine.glibc(),
+        compiler=machine.compiler(),
+        has_compiler=machine.has_compiler(),
         python=platform.python_version(),
         python_apt=has_python_apt(),
         is_root=os.geteuid() == 0,
         init="systemd" if os.path.isdir("/run/systemd/system") else "none",
-        cpus=cpus(),
-        memory_mib=memory_mib(),
+        cpus=machine.cpus(),
+        memory_mib=machine.memory_mib(),
         listeners=listeners(),
         disks={path: disk_of(path) for path in paths},
         present=[path for path in paths if os.path.exists(path)],

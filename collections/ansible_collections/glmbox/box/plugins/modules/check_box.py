@@ -59,6 +59,14 @@ options:
     description: The version of Python to be built.
     type: str
     required: true
+  torch:
+    description: The release of torch+cu118.
+    type: str
+    required: true
+  spared:
+    description: Artifacts that are not needed where a path stands on the box, as name and path.
+    type: dict
+    default: {}
   ca_bundle:
     description: A PEM file on the controller, or nothing.
     type: path
@@ -118,6 +126,7 @@ EXAMPLES = r"""
     ports: [{name: gateway_port, port: 3389, unit: /etc/systemd/system/glmbox-gateway.service}]
     lock: py310-cu118
     python: 3.10.20
+    torch: 2.0.1
     trusted_hashes: inventory/rented_gpu/.state/trusted_hashes.yml
     gateway_unit: /etc/systemd/system/glmbox-gateway.service
     token_file: inventory/rented_gpu/.state/gateway_token

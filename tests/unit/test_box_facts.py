@@ -1,0 +1,74 @@
+"""What a box says of itself, strange nvidia-smis among it."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.glmbox.box.plugins.module_utils import machine
+from ansible_collections.glmbox.box.plugins.modules import box_facts
+
+CARD = {"name": "NVIDIA GeForce RTX 4090", "memory_mib": 24564, "driver": "535.54.03", "compute_capability": "8.9"}
+STUB = """#!/bin/sh
+case "$1" in *compute_cap*) cat "${0%/*}/capability";; *) cat "${0%/*}/cards";; esac
+exit CODE
+"""
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """Return a function that puts a stub of nvidia-smi on PATH, with what it says of cards and of capabilities."""
+
+    def put(cards: str, capability: str, code: int = 0) -> dict:
+        (tmp_path / "cards").write_text(cards)
+        (tmp_path / "capability").write_text(capability)
+        (tmp_path / "nvidia-smi").write_text(STUB.replace("CODE", str(code)))
+        (tmp_path / "nvidia-smi").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+        return box_facts.gpus()
+
+    return put
+
+
+def test_a_card(nvidia_smi):
+    found = nvidia_smi("24564, 535.54.03, NVIDIA GeForce RTX 4090\n", "8.9\n")
+    assert found == {"gpus": [CARD], "gpu_problem": ""}
+
+
+@pytest.mark.parametrize(
+    ("cards", "capability", "change"),
+    [
+        ("[N/A], 535.54.03, RTX 4090\n", "8.9\n", {"memory_mib": 0}),
+        ("24564, 440.33, Tesla T4\n", 'Field "compute_cap" is not a valid field.\n', {"compute_capability": ""}),
+        ("24564, 535.54.03, A card, with a comma\n", "8.9\n", {"name": "A card, with a comma"}),
+        ("24564, 535.54.03, RTX 4090\n", "a warning\n8.9\n", {"compute_capability": ""}),
+    ],
+)
+def test_what_is_not_told_is_left_open(nvidia_smi, cards, capability, change):
+    (card,) = nvidia_smi(cards, capability)["gpus"]
+    assert {key: card[key] for key in change} == change
+
+
+@pytest.mark.parametrize("cards", ["No devices were found\n", "24564\n", "Unable to determine the handle, x, y\n"])
+def test_what_is_no_card_is_told_in_its_own_words(nvidia_smi, cards):
+    found = nvidia_smi(cards, "8.9\n")
+    assert found["gpus"] == []
+    assert found["gpu_problem"] == f"nvidia-smi says: {cards.strip()}"
+
+
+def test_nvidia_smi_fails(nvidia_smi):
+    found = nvidia_smi("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n", "", 9)
+    assert found["gpus"] == []
+    assert "couldn't communicate" in found["gpu_problem"]
+
+
+def test_the_compiler_is_the_systems(tmp_path, monkeypatch):
+    stub = tmp_path / "cc"
+    monkeypatch.setattr(machine, "SYSTEM_PATH", str(tmp_path))
+    monkeypatch.setattr(machine, "distribution", lambda: ("debian", "11"))
+    assert (machine.compiler(), machine.has_compiler()) == ("gcc 10", False)
+    monkeypatch.setattr(machine, "distribution", lambda: ("plan", "9"))
+    assert machine.compiler() == ""
+    stub.write_text("#!/bin/sh\n[ $1 = -dumpversion ] && echo 12.2.0 || echo 'cc (Debian 12.2.0-14) 12.2.0'\n")
+    stub.chmod(0o755)
+    assert (machine.compiler(), machine.has_compiler()) == ("gcc 12", True)
+    stub.write_text("#!/bin/sh\nexit 1\n")
+    assert (machine.compiler(), machine.has_compiler()) == ("", True)
