@@ -230,8 +230,8 @@ def host_notes(facts: dict, wish: dict) -> list[str]:
     if not facts["gpus"]:
         if not wish["needs_gpu"]:
             notes.append(
-                f"The box has no usable GPU ({facts['gpu_problem']}), which preparing needs not. To activate it, "
-                "start it with a card of 7 GiB or more (15 for float16), of the Volta to RTX 40 and H100 generations, and "
+                f"The box has no usable GPU ({facts['gpu_problem']}), which preparing needs not. To activate it, start "
+                "it with a card of 7 GiB or more (15 for float16), from Volta to the RTX 40 and H100 generations, and "
                 "with a driver from 450.80.02 on."
             )
         return notes
