@@ -10,7 +10,7 @@ CACHE := ansible_collections.glmbox.box.plugins.module_utils.packs_cache
 CACHE_DIR ?= ~/.cache/glmbox/builds
 MIB ?= 10240
 
-.PHONY: help demo demo-clean check test molecule test-box bench-fetch cache-list cache-prune verify lock miniature-table clean
+.PHONY: help demo demo-clean check test molecule test-box test-pythons bench-fetch bench-prepare bench-toolchain cache-list cache-prune verify lock miniature-table clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -37,7 +37,7 @@ check: .venv/.ready ## the gates and the unit tests: two minutes
 	yamllint .
 	ruff check .
 	ruff format --check .
-	mypy collections/ansible_collections/glmbox/box/plugins local_box/*.py benches/fetch.py
+	mypy collections/ansible_collections/glmbox/box/plugins local_box/*.py benches/*.py
 	mypy roles/demos/files/demo_host
 	ansible-playbook site.yml -i inventory/local_box --syntax-check
 	ansible-lint
@@ -54,8 +54,19 @@ test-box: .venv/.ready ## accidents on boxes: bad input, damaged files, killed r
 	$(BIN)/python local_box/fill_bundle.py
 	pytest tests/box
 
+test-pythons: .venv/.ready ## CPython 3.9, 3.11 and 3.13 on Debian 11 and 12: twenty minutes
+	pytest tests/pythons
+
 bench-fetch: .venv/.ready ## transfers and checks against wget, curl, aria2c, sha256sum: quarter of an hour
 	$(BIN)/python benches/fetch.py
+
+bench-prepare: .venv/.ready ## the whole of prepare over its longest branch: seven minutes
+	$(BIN)/python local_box/fill_bundle.py
+	$(BIN)/python benches/prepare.py
+
+bench-toolchain: .venv/.ready ## OpenSSL and Python, built and cached, against the manual way: quarter of an hour
+	$(BIN)/python local_box/fill_bundle.py
+	$(BIN)/python benches/toolchain.py
 
 cache-list: .venv/.ready ## the finished builds that new boxes of the same kind need not compile
 	@$(BIN)/python -m $(CACHE) list $(CACHE_DIR)

@@ -28,7 +28,11 @@ BUNDLE = ROOT / "local_box" / ".bundle"
 SOURCE_PACKAGES = {
     "openssl-1.1.1w": ("bullseye", "openssl", ".orig.tar.gz"),
     "python-3.11.2": ("bookworm", "python3.11", ".orig.tar.gz"),
+    # For `make test-pythons` alone.
+    "python-3.9.2": ("bullseye", "python3.9", ".orig.tar.xz"),
+    "python-3.13.5": ("trixie", "python3.13", ".orig.tar.xz"),
 }
+DEMO_SOURCES = ("openssl-1.1.1w", "python-3.11.2")
 LOCK = ROOT / "roles" / "torch" / "files" / "py311-cpu.txt"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
@@ -80,9 +84,10 @@ def fetch_source(suite: str, package: str, ending: str, folder: Path) -> Path:
     return found[0]
 
 
-def add_sources(tables: dict, bundle: Bundle) -> None:
-    """Put the upstream tarballs into the bundle."""
-    for name, (suite, package, ending) in SOURCE_PACKAGES.items():
+def add_sources(tables: dict, bundle: Bundle, names: tuple[str, ...] = DEMO_SOURCES) -> None:
+    """Put upstream tarballs into the bundle. names: of their artifacts."""
+    for name in names:
+        suite, package, ending = SOURCE_PACKAGES[name]
         file = files_of(tables, [name])[0]
         if bundle.has(file) and not bundle.problems([file]):
             continue
