@@ -101,3 +101,21 @@ def test_the_table_tells_what_each_pack_is_for(cache):
     assert table([found], found["used"] + 7200)[1].split("  ")[0] == "hello"
     for part in ("debian 11 x86_64, glibc 2.31, gcc 10", "3 MiB", "2 min 5 s", "2 h ago"):
         assert part in table([found], found["used"] + 7200)[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stem": "../../.ssh/authorized_keys"},
+        {"stem": "hello-1-000000000000"},
+        {"inputs": {"name": "../hello", "version": "1", "system": SYSTEM}},
+        {"inputs": "none"},
+        {"size": "many"},
+    ],
+)
+def test_a_box_cannot_write_where_it_likes(cache, change):
+    manifest = {"stem": stem_of(inputs()), "inputs": inputs(), "size": 6}
+    assert cache.refusal(manifest) == ""
+    if isinstance(change.get("inputs"), dict):
+        change = {**change, "stem": stem_of(change["inputs"])}
+    assert "is not what its inputs make it" in cache.refusal({**manifest, **change})

@@ -9,7 +9,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.glmbox.box.plugins.module_utils import packs_cache, program
 from ansible_collections.glmbox.box.plugins.module_utils.catalogue import CatalogueError, load
 from ansible_collections.glmbox.box.plugins.module_utils.files import sha256_of
-from ansible_collections.glmbox.box.plugins.module_utils.progress import report
+from ansible_collections.glmbox.box.plugins.module_utils.progress import plain, report
 from ansible_collections.glmbox.box.plugins.module_utils.pushing import push_file
 
 SLICE_SECONDS = 5.0
@@ -73,7 +73,7 @@ class ActionModule(ActionBase):
 
     def _tell(self, notes):
         for note in notes:
-            self._display.display(f"{self._host}  build-{self._task.args['name']}  {note}")
+            self._display.display(f"{self._host}  build-{self._task.args['name']}  {plain(note)}")
 
     def _spec(self):
         """Return the specification, with everything that the controller knows: hashes, contents, plans."""

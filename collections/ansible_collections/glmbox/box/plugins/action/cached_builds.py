@@ -25,6 +25,9 @@ class ActionModule(ActionBase):
             listed = self._listed()
             if listed.get("failed"):
                 return dict(result, **listed)
+            refused = [refusal for refusal in map(cache.refusal, listed["packs"]) if refusal]
+            if refused:
+                return dict(result, failed=True, msg="\n".join(refused))
             small = [one for one in listed["packs"] if one["size"] <= int(args.get("pack_limit_mib", 1024)) * MIB]
             lacking = [one for one in small if not cache.has(one["stem"])]
             if self._task.check_mode:

@@ -9,16 +9,19 @@ import argparse
 import contextlib
 import fcntl
 import os
+import re
 import time
 from collections.abc import Iterator
 
 from ansible_collections.glmbox.box.plugins.module_utils.building import packs
+from ansible_collections.glmbox.box.plugins.module_utils.building.identity import stem_of
 from ansible_collections.glmbox.box.plugins.module_utils.files import read_json, sha256_of, write_json
 from ansible_collections.glmbox.box.plugins.module_utils.progress import duration
 
 FOLDER = "~/.cache/glmbox/builds"
 LIMIT_MIB = 10240
 MIB = 2**20
+STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 
 
 class Cache:
@@ -48,6 +51,16 @@ class Cache:
     def has(self, stem: str) -> bool:
         """Tell whether a pack is there, as far as its manifest tells."""
         return any(one["stem"] == stem for one in packs.listed(self.folder))
+
+    def refusal(self, manifest: dict) -> str:
+        """Return why what a box says of a pack cannot be true, or nothing. A box is somebody else's machine."""
+        stem, inputs, size = (manifest.get(key) for key in ("stem", "inputs", "size"))
+        named = isinstance(inputs, dict) and {"name", "version", "system"} <= set(inputs) and stem == stem_of(inputs)
+        if named and STEM.fullmatch(str(stem)) and isinstance(size, int):
+            return ""
+        return (
+            f"A pack of the box is called {str(stem)[:100]!r}, which is not what its inputs make it. It is not brought."
+        )
 
     def put(self, manifest: dict, draft: str) -> str:
         """Take in a pack that was brought as the file `draft`; return why not, if so."""

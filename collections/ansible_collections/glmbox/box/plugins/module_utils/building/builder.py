@@ -79,15 +79,16 @@ class Builder:
             return False
         if os.path.isdir(os.path.join(self.work, "source")):  # half built already
             return False
+        # Whatever fails here is no fault of the pack's.
+        with self.diary.segment("install the libraries that it needs"):
+            install_packages(manifest["packages"], self.spec["work_dir"])
+        self._await_needs()
         try:
-            with self.diary.segment("install the libraries that it needs"):
-                install_packages(manifest["packages"], self.spec["work_dir"])
-            self._await_needs()
             with self.diary.segment("unpack from the cache"):
                 self._begin_prefix(empty=True)
                 packs.unpack(self.prefix, folder, manifest)
             with self.diary.segment("proof"):
-                run_step(self._proof(), self._source(), self._variables(), self.log, self.diary)
+                run_step(self._proof(), self._files(), self._variables(), self.log, self.diary)
         except (packs.PackError, BuildFailed, OSError) as error:
             packs.drop(folder, self.stem)
             self._begin_prefix(empty=True)
@@ -110,9 +111,9 @@ class Builder:
                 % (identity.system()["compiler"] or "one that does not run", self.inputs["system"]["compiler"])
             )
         self._await_artifacts()
-        self._await_needs()
         self._drop_stale()
         source = self._source()
+        self._await_needs()
         self._begin_prefix(empty=False)
         steps = [*spec["steps"], self._proof()]
         for number, step in enumerate(steps):
@@ -138,13 +139,19 @@ class Builder:
                     pass
         self._finish()
 
+    def _files(self) -> str:
+        """Write the files that steps and proof may need, and return their folder."""
+        folder = os.path.join(self.work, "files")
+        os.makedirs(folder, exist_ok=True)
+        for name, content in self.spec["contents"].items():
+            with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+                file.write(content)
+        return folder
+
     def _source(self) -> str:
         """Return the folder in which steps run: the unpacked archive, or an empty one."""
+        self._files()
         source = os.path.join(self.work, "source")
-        os.makedirs(os.path.join(self.work, "files"), exist_ok=True)
-        for name, content in self.spec["contents"].items():
-            with open(os.path.join(self.work, "files", name), "w", encoding="utf-8") as file:
-                file.write(content)
         archive = self.spec["archive"]
         if archive and os.path.exists(archive["path"]) and not os.path.isdir(source):
             with self.diary.segment("unpack"):
