@@ -234,9 +234,11 @@ def test_a_pack_that_does_not_pass_its_proof_is_dropped_and_the_build_made_anew(
     manifest.update(size=packed.stat().st_size, sha256=hashlib.sha256(packed.read_bytes()).hexdigest())
     packed.with_name(stem + ".json").write_text(json.dumps(manifest))
     on.inside(f"rm -r {OPT}")
-    built = on.play("start", "wait")
+    forged = packed.read_bytes()
+    built = on.play("start", "wait", "keep")
     assert built.failure == ""
     assert f"The cached build {stem} is not used" in built.output
+    assert packed.read_bytes() != forged
     assert on.answers()
     assert "compiled one.o" in on.ledger()
 

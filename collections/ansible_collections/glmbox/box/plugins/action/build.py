@@ -142,5 +142,7 @@ class ActionModule(ActionBase):
                 return {"failed": True, "msg": waited["problem"]}
             if waited["stands"]:
                 self._tell(waited["notes"])
+                if waited.get("rejected"):  # the box has made a better one, which is brought at the end of the run
+                    packs_cache.Cache(args["cache_dir"]).drop(os.path.basename(prefix))
                 return {"changed": False, "stands": True, "notes": waited["notes"]}
             report(self._display, self._host, waited["running"])

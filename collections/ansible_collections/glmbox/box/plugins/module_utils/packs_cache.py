@@ -48,6 +48,10 @@ class Cache:
         os.utime(self.path(stem))  # what was used last goes last
         return manifest, ""
 
+    def drop(self, stem: str) -> None:
+        """Remove a pack that a box could not use."""
+        packs.drop(self.folder, stem)
+
     def has(self, stem: str) -> bool:
         """Tell whether a pack is there, as far as its manifest tells."""
         return any(one["stem"] == stem for one in packs.listed(self.folder))

@@ -277,6 +277,7 @@ def wait(params: Dict[str, Any]) -> Dict[str, Any]:
         "stands": stands,
         "problem": problem,
         "notes": result["notes"],
+        "rejected": result.get("rejected", False),
         "running": [one for one in known if one["state"] == "running"],
     }
 

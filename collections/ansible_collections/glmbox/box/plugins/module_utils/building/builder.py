@@ -92,6 +92,7 @@ class Builder:
         except (packs.PackError, BuildFailed, OSError) as error:
             packs.drop(folder, self.stem)
             self._begin_prefix(empty=True)
+            self.diary.result["rejected"] = True
             self.diary.note(
                 "The cached build %s is not used: %s. It is built anew." % (self.stem, str(error).rstrip("."))
             )
