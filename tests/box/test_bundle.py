@@ -108,6 +108,7 @@ def boxes(folder: Path, bundle: Path, ssh_port: int) -> dict:
         "torch_lock_file": str(folder / "py311-cpu.txt"),
         "torch_wheels": [],
         "torch_environment_mib": 1,
+        "openssl_version": "1.1.1w",
         "python_version": "3.11.2",
     }
     needs = {"first": ["small"], "second": ["big", "small"]}
