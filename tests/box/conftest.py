@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import box
 import pytest
+from support import site
 
 
 @pytest.fixture(scope="module")
@@ -14,3 +15,13 @@ def bare_box():
     box.podman("exec", box.container("accidents"), "sh", "-c", user)
     yield inventory
     box.stop_test_box("accidents")
+
+
+@pytest.fixture(scope="session")
+def served_box():
+    """The inventory of a deployed box that answers; tests leave it as they found it, or deployed anew."""
+    inventory = box.start_test_box("served", suite="bookworm")
+    deployed = site(inventory)
+    assert deployed.failure == ""
+    yield inventory
+    box.stop_test_box("served")
