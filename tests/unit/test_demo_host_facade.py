@@ -1,6 +1,7 @@
 """The facade that the scripts get for a model: turns, outcomes, lengths, and logs without prompts."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 from demo_host.facade import Facade
@@ -173,7 +174,7 @@ def test_one_generation_at_a_time() -> None:
     for thread in threads:
         thread.join(10)
     assert most == [1]
-    assert host.state.counters()[0] == {("api", "ok"): 8}
+    assert host.state.counters().generations == {("api", "ok"): 8}
 
 
 def test_the_first_generation_is_one_token_and_its_failure_is_raised() -> None:
@@ -182,6 +183,46 @@ def test_the_first_generation_is_one_token_and_its_failure_is_raised() -> None:
     assert model.asked[0]["max_length"] == 3
     with pytest.raises(RuntimeError):
         first_generation(host, TOKENIZER, FakeModel(error=RuntimeError("no kernel")))
+
+
+def asked_with(sampling: dict[str, object], **options: object) -> dict[str, object]:
+    """What the model is asked with by a script that passes ``options`` on, for a request with this ``sampling``."""
+    host, model = make_host(), FakeModel()
+    token = CURRENT.set(Request(host.turns.join(), sampling))
+    try:
+        Facade(model, "openai_api", host).chat(TOKENIZER, "four", **options)
+    finally:
+        CURRENT.reset(token)
+    return model.asked[0]
+
+
+def test_what_the_script_does_not_pass_on_is_honoured() -> None:
+    asked = asked_with({"temperature": 0.2, "top_p": 0.5, "max_length": 50})
+    assert (asked["temperature"], asked["top_p"], asked["max_length"]) == (0.2, 0.5, 50)
+
+
+def test_max_tokens_counts_the_answer_alone() -> None:
+    assert asked_with({"max_tokens": 7})["max_length"] == 4 + 7
+    assert asked_with({"max_tokens": 5000})["max_length"] == 100
+    assert asked_with({"max_tokens": 7, "max_length": 9})["max_length"] == 9
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 0.0, "top_p": 0.7}, {"top_p": 0}])
+def test_a_temperature_of_nothing_takes_the_likeliest_token(options: dict[str, object]) -> None:
+    for asked in (asked_with(options), asked_with({}, **options)):
+        assert (asked["do_sample"], asked["temperature"], asked["top_p"]) == (False, 1.0, 1.0)
+
+
+def test_every_token_is_counted_and_shows_that_the_model_moves() -> None:
+    host, model = make_host(), FakeModel()
+    stream = Facade(model, "api", host).stream_chat(TOKENIZER, "q", logits_processor=["own"])
+    next(stream)
+    own, count = model.asked[0]["logits_processor"]
+    assert (own, count(None, "scores")) == ("own", "scores")
+    assert count(None, "scores") == "scores"
+    stream.close()  # type: ignore[attr-defined]
+    assert host.state.counters().tokens == {"api": 2}
+    assert log_lines(host)[0]["tokens"] == 2
 
 
 @pytest.mark.parametrize(
@@ -197,6 +238,8 @@ def test_placing(device: str, precision: str, calls: list[str]) -> None:
     done: list[str] = []
 
     class Model:
+        config = SimpleNamespace(quantization_bit=0)
+
         def __getattr__(self, name: str) -> object:
             def method(*args: object) -> "Model":
                 done.append(" ".join([name, *map(str, args)]))
@@ -206,3 +249,20 @@ def test_placing(device: str, precision: str, calls: list[str]) -> None:
 
     place(Model(), device, precision)
     assert done == calls
+
+
+def test_a_model_that_is_quantized_on_disk_is_not_quantized_again() -> None:
+    done: list[str] = []
+
+    class Model:
+        config = SimpleNamespace(quantization_bit=4)
+
+        def half(self) -> "Model":
+            return self
+
+        def cuda(self) -> "Model":
+            done.append("cuda")
+            return self
+
+    place(Model(), "cuda", "int4")
+    assert done == ["cuda"]

@@ -66,6 +66,7 @@ def test_the_report_has_the_queue_and_the_plan() -> None:
     host.turns.join()
     report = health_report(host)
     assert report["queue"] == {"running": 1, "waiting": 1, "limit": 3}
+    assert (report["busy"], report["loaded_percent"]) == (True, 0)
     assert (report["model"], report["device"], report["precision"]) == ("/m", "cpu", "fp32")
     assert report["scripts"] == {"api": "waiting", "openai_api": "waiting", "web_demo": "waiting"}
     assert report["uptime_seconds"] >= 0
@@ -74,7 +75,7 @@ def test_the_report_has_the_queue_and_the_plan() -> None:
 def test_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     host = make_host()
-    host.state.count_generation("api", "ok", 1.5)
+    host.state.count_generation("api", "ok", 1.5, 12)
     host.state.count_generation("api", "ok", 0.5)
     host.state.count_rejected("api", "queue")
     lines = metrics_text(host).splitlines()
@@ -82,6 +83,7 @@ def test_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 'glmbox_demo_rejected_total{script="api",reason="queue"} 1' in lines
     assert "glmbox_demo_generation_seconds_sum 2.000000" in lines
     assert "glmbox_demo_generation_seconds_count 2" in lines
+    assert 'glmbox_demo_tokens_total{script="api"} 12' in lines
     assert not any("gpu" in line for line in lines)
     cuda = SimpleNamespace(is_initialized=lambda: True, memory_allocated=lambda: 7, memory_reserved=lambda: 9)
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))

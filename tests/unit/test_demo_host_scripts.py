@@ -13,7 +13,8 @@ import pytest
 from demo_host import patches, scripts
 from demo_host.facade import Facade
 from demo_host.middleware import Gate
-from demo_host.one_model import LoadError, load
+from demo_host.one_model import LoadError, load, tell_progress
+from demo_host.state import Host
 from demo_host_fakes import API, WEB, log_lines, make_host
 
 
@@ -168,11 +169,18 @@ def test_the_environment_keeps_everything_at_home(monkeypatch: pytest.MonkeyPatc
     assert os.environ["GRADIO_SERVER_NAME"] == "127.0.0.1"
 
 
+def with_config(**changes: Any) -> Host:
+    host = make_host()
+    host.config = replace(host.config, **changes)
+    return host
+
+
 def fake_loading(monkeypatch: pytest.MonkeyPatch, from_pretrained: Any, available: bool = True) -> None:
     cuda = SimpleNamespace(is_available=lambda: available)
     module(monkeypatch, "torch", cuda=cuda, __version__="2.0.1")
     auto = SimpleNamespace(from_pretrained=from_pretrained)
-    module(monkeypatch, "transformers", AutoModel=auto, AutoTokenizer=auto)
+    files = module(monkeypatch, "transformers.modeling_utils", load_state_dict=lambda file: file)
+    module(monkeypatch, "transformers", AutoModel=auto, AutoTokenizer=auto, modeling_utils=files)
 
 
 def test_loading_errors_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +189,7 @@ def test_loading_errors_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
 
     fake_loading(monkeypatch, broken)
     with pytest.raises(LoadError) as caught:
-        load(make_host().config)
+        load(make_host())
     assert "OSError: no file named pytorch_model.bin" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -189,4 +197,30 @@ def test_loading_errors_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_gpu_that_is_not_there_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_loading(monkeypatch, None, available=False)
     with pytest.raises(LoadError, match="no usable GPU"):
-        load(replace(make_host().config, device="cuda", precision="fp16"))
+        load(with_config(device="cuda", precision="fp16"))
+
+
+def test_loading_tells_how_much_is_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sizes = {"pytorch_model-00001-of-00002.bin": 300, "pytorch_model-00002-of-00002.bin": 100}
+    for name, size in sizes.items():
+        (tmp_path / name).write_bytes(bytes(size))
+    host = with_config(model_dir=str(tmp_path))
+    fake_loading(monkeypatch, None)
+    tell_progress(host)
+    load_file = sys.modules["transformers.modeling_utils"].load_state_dict
+    seen = []
+    for name in sizes:
+        assert load_file(str(tmp_path / name)) == str(tmp_path / name)
+        seen.append((host.state.snapshot()["loaded_percent"], host.state.snapshot()["detail"]))
+    assert seen == [(75, "the model is being loaded, 75 %"), (100, "the model is being loaded, 100 %")]
+    assert [line["percent"] for line in log_lines(host)] == [75, 100]
+
+
+def test_over_several_cards_upstreams_own_function_loads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    model = SimpleNamespace(eval=lambda: "the model")
+    module(monkeypatch, "utils", load_model_on_gpus=lambda path, num_gpus: asked.append((path, num_gpus)) or model)
+    fake_loading(monkeypatch, lambda *_, **__: "the tokenizer")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert load(with_config(device="cuda", precision="fp16", gpus=2)) == ("the tokenizer", "the model")
+    assert asked == [("/m", 2)]

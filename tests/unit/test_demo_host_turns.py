@@ -109,3 +109,39 @@ def test_leaving_while_working_does_no_harm() -> None:
         ticket.leave()
     assert turns.counts() == (0, 0)
     assert not turns.expel_stalled(0)
+
+
+def test_as_many_run_as_there_are_places() -> None:
+    turns = Turns(limit=1, places=2)
+    first, second, third = turns.join(), turns.join(), turns.join()
+    assert turns.counts() == (2, 1)
+    assert (first.turn.done(), second.turn.done(), third.turn.done()) == (True, True, False)
+    with pytest.raises(QueueFull):
+        turns.join()
+    with first.working(), second.working():
+        second.leave()
+        with third.working():
+            assert turns.counts() == (2, 0)
+
+
+def test_of_two_that_run_the_one_nobody_reads_is_expelled() -> None:
+    turns = Turns(limit=1, places=2)
+    working, stalled = turns.join(), turns.join()
+    with working.working():
+        time.sleep(0.03)
+        assert turns.expel_stalled(0.02)
+        assert turns.counts() == (1, 0)
+    with pytest.raises(TurnLost), stalled.working():
+        pass
+
+
+def test_a_model_that_brings_no_token_is_noticed_and_one_that_rests_is_not() -> None:
+    turns = Turns(limit=1)
+    ticket = turns.join()
+    assert turns.longest_silence() == 0.0
+    with ticket.working():
+        time.sleep(0.05)
+        assert 0.05 <= turns.longest_silence() < 5
+        ticket.moved_at = time.monotonic()
+        assert turns.longest_silence() < 0.05
+    assert turns.longest_silence() == 0.0

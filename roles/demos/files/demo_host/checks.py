@@ -43,6 +43,9 @@ def check_openai(data: dict[str, Any]) -> list[str]:
     problems += _messages_problems(data.get("messages")) + _sampling_problems(data)
     if not isinstance(data.get("stream"), (bool, type(None))):
         problems.append("stream must be true or false")
+    tokens = data.get("max_tokens")
+    if tokens is not None and not (type(tokens) is int and 1 <= tokens <= MAX_LENGTH):
+        problems.append(f"max_tokens must be a whole number from 1 to {MAX_LENGTH}")
     return problems
 
 
@@ -63,8 +66,8 @@ def _sampling_problems(data: dict[str, Any]) -> list[str]:
         problems.append(f"max_length must be a whole number from 1 to {MAX_LENGTH}")
     if top_p is not None and not (_is_number(top_p) and 0 < top_p <= 1):
         problems.append("top_p must be a number above 0 and up to 1")
-    if temperature is not None and not (_is_number(temperature) and 0 < temperature <= 5):
-        problems.append("temperature must be a number above 0 and up to 5")
+    if temperature is not None and not (_is_number(temperature) and 0 <= temperature <= 5):
+        problems.append("temperature must be a number from 0 to 5")
     return problems
 
 
@@ -98,3 +101,16 @@ CHECKS: dict[str, dict[tuple[str, str], Check]] = {
     "api.py": {("POST", "/"): check_api},
     "openai_api.py": {("POST", "/v1/chat/completions"): check_openai},
 }
+
+# By script: the settings of a request that it takes and does not pass on to the model; the facade honours them.
+# max_tokens is what OpenAI's clients send: tokens of the answer alone, where max_length counts the prompt as well.
+# api.py takes a temperature of 0 for one that was not given.
+UNHEEDED: dict[str, tuple[str, ...]] = {
+    "api.py": ("temperature",),
+    "openai_api.py": ("temperature", "top_p", "max_length", "max_tokens"),
+}
+
+
+def unheeded(script_file: str, data: dict[str, Any]) -> dict[str, Any]:
+    """Return those settings of the request body ``data`` which the script would not pass on."""
+    return {key: data[key] for key in UNHEEDED.get(script_file, ()) if data.get(key) is not None}

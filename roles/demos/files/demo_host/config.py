@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 PRECISIONS = {"cuda": ("fp16", "int8", "int4"), "cpu": ("fp32",)}
+OPTIONAL = ("queue_limit", "max_body_bytes", "log_text", "parallel_generations", "stuck_seconds", "gpus")
 MODEL_FILES = ("config.json", "tokenizer_config.json")
 
 
@@ -23,7 +24,11 @@ class Script:
 
 @dataclass(frozen=True)
 class Config:
-    """The whole configuration; ``max_body_bytes`` in bytes, ``queue_limit`` in waiting generations."""
+    """The whole configuration.
+
+    ``max_body_bytes`` in bytes, ``queue_limit`` in waiting generations, ``stuck_seconds`` without a token
+    until the host ends itself to be started again, ``gpus`` over which the one copy is spread.
+    """
 
     model_dir: str
     code_dir: str
@@ -34,6 +39,9 @@ class Config:
     queue_limit: int = 8
     max_body_bytes: int = 1048576
     log_text: bool = False
+    parallel_generations: int = 1
+    stuck_seconds: int = 300
+    gpus: int = 1
 
 
 class ConfigError(Exception):
@@ -65,12 +73,15 @@ def find_problems(data: Any) -> list[str]:
     if not isinstance(data, dict):
         return ["it must be a JSON object"]
     required = ("model_dir", "code_dir", "device", "precision", "health_port", "scripts")
-    problems = _key_problems("", data, required, ("queue_limit", "max_body_bytes", "log_text"))
+    problems = _key_problems("", data, required, OPTIONAL)
     problems += _folder_problems(data, "model_dir", MODEL_FILES) + _folder_problems(data, "code_dir", ())
     problems += _plan_problems(data)
     problems += _number_problems("", data, "health_port", 1024, 65535)
     problems += _number_problems("", data, "queue_limit", 0, 1000)
     problems += _number_problems("", data, "max_body_bytes", 1024, 2**30)
+    problems += _number_problems("", data, "parallel_generations", 1, 64)
+    problems += _number_problems("", data, "stuck_seconds", 10, 86400)
+    problems += _number_problems("", data, "gpus", 1, 64)
     if not isinstance(data.get("log_text", False), bool):
         problems.append("log_text must be true or false")
     if "scripts" in data:

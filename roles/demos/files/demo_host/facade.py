@@ -32,7 +32,7 @@ class Facade:
         """
         with Generation(self._host, self._script, query) as generation:
             with generation.ticket.working():
-                self._fit(tokenizer, query, history, options)
+                self._prepare(generation, tokenizer, query, history, options)
                 # Asked after every token: an answer that nobody waits for any more stops there.
                 options["stopping_criteria"] = [lambda *_, **__: generation.client_gone()]
                 answer, history = self._model.chat(tokenizer, query, history=history, **options)
@@ -60,7 +60,7 @@ class Facade:
         """
         with Generation(self._host, self._script, query) as generation:
             with generation.ticket.working():
-                self._fit(tokenizer, query, history, options)
+                self._prepare(generation, tokenizer, query, history, options)
                 pieces = self._model.stream_chat(tokenizer, query, history=history, **options)
             generation.on_expelled(pieces.close)
             try:
@@ -76,16 +76,23 @@ class Facade:
             finally:
                 pieces.close()
 
-    def _fit(self, tokenizer: Any, query: str, history: Any, options: dict[str, Any]) -> None:
-        """Keep prompt and answer within the model's positions; ``options['max_length']`` is in tokens.
+    def _prepare(self, generation: Generation, tokenizer: Any, query: str, history: Any, options: dict) -> None:
+        """Complete ``options``, and keep prompt and answer within the model's positions; lengths are in tokens.
 
         A position beyond the last is no error on the GPU but an assertion that spoils the whole process,
         and a prompt as long as max_length is answered with a single token.
         """
+        options.update(generation.request.sampling if generation.request else {})
+        options["logits_processor"] = [*(options.get("logits_processor") or []), generation]
+        if not options.get("temperature", 1) or not options.get("top_p", 1):
+            # No probability can be divided by 0: the likeliest token each time is what is meant.
+            options.update(do_sample=False, temperature=1.0, top_p=1.0)
         limit = getattr(self._model.config, "seq_length", MODEL_DEFAULT_MAX_LENGTH)
-        asked = options.get("max_length")
-        options["max_length"] = min(MODEL_DEFAULT_MAX_LENGTH if asked is None else int(asked), limit)
+        asked, of_the_answer = options.get("max_length"), options.pop("max_tokens", None)
         tokens = len(tokenizer.encode(tokenizer.build_prompt(query, history=history)))
+        if of_the_answer is not None:
+            asked = min(tokens + of_the_answer, limit if asked is None else int(asked))
+        options["max_length"] = min(MODEL_DEFAULT_MAX_LENGTH if asked is None else int(asked), limit)
         if tokens >= options["max_length"]:
             raise Refused(
                 400,

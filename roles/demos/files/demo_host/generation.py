@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 from demo_host.request import CURRENT, ClientGone, Refused
 from demo_host.state import Host
@@ -19,6 +20,7 @@ class Generation:
     def __init__(self, host: Host, script: str, prompt: str) -> None:
         self._host, self._script, self._prompt = host, script, prompt
         self.answer = ""
+        self.tokens = 0
         self.request = CURRENT.get()
 
     def __enter__(self) -> "Generation":
@@ -34,6 +36,12 @@ class Generation:
         self._waited = self._began - self.ticket.joined
         return self
 
+    def __call__(self, _ids: Any, scores: Any) -> Any:
+        """Count a token: the model asks its logits processors before it draws one, and this changes no score."""
+        self.tokens += 1
+        self.ticket.moved_at = time.monotonic()
+        return scores
+
     def client_gone(self) -> bool:
         """Return whether the client of this generation has gone away."""
         return self.request is not None and self.request.gone.done()
@@ -47,7 +55,7 @@ class Generation:
         seconds = time.monotonic() - self._began
         outcome = self._outcome(error)
         log, text = self._host.log, self._host.log.log_text
-        self._host.state.count_generation(self._script, outcome, seconds)
+        self._host.state.count_generation(self._script, outcome, seconds, self.tokens)
         log.write(
             "generation",
             script=self._script,
@@ -55,6 +63,7 @@ class Generation:
             waited_seconds=round(self._waited, 3),
             prompt_chars=len(self._prompt) if isinstance(self._prompt, str) else None,
             answer_chars=len(self.answer),
+            tokens=self.tokens,
             outcome=outcome,
             error=log.describe(error) if outcome == "error" and error else None,
             prompt=self._prompt if text else None,

@@ -18,13 +18,14 @@ def health_report(host: Host) -> dict[str, Any]:
         "model": host.config.model_dir,
         "device": host.config.device,
         "precision": host.config.precision,
+        "busy": running > 0,
         "queue": {"running": running, "waiting": waiting, "limit": host.turns.limit},
     }
 
 
 def metrics_text(host: Host) -> str:
     """Return the body of GET /metrics in Prometheus' text format; seconds and bytes."""
-    generations, rejected, seconds = host.state.counters()
+    counted = host.state.counters()
     running, waiting = host.turns.counts()
     ready = int(host.state.snapshot()["state"] == "ready")
     lines = _metric("glmbox_demo_ready", "gauge", "1 when the demos answer", [("", ready)])
@@ -32,17 +33,26 @@ def metrics_text(host: Host) -> str:
         "glmbox_demo_requests_total",
         "counter",
         "Generations by script and outcome",
-        [(f'{{script="{script}",outcome="{outcome}"}}', n) for (script, outcome), n in sorted(generations.items())],
+        [
+            (f'{{script="{script}",outcome="{outcome}"}}', n)
+            for (script, outcome), n in sorted(counted.generations.items())
+        ],
     )
     lines += _metric(
         "glmbox_demo_rejected_total",
         "counter",
         "Requests that were refused before they reached the model",
-        [(f'{{script="{script}",reason="{reason}"}}', n) for (script, reason), n in sorted(rejected.items())],
+        [(f'{{script="{script}",reason="{reason}"}}', n) for (script, reason), n in sorted(counted.rejected.items())],
     )
     name = "glmbox_demo_generation_seconds"
     lines += [f"# HELP {name} Seconds for which a generation held the model", f"# TYPE {name} summary"]
-    lines += [f"{name}_sum {seconds:.6f}", f"{name}_count {sum(generations.values())}"]
+    lines += [f"{name}_sum {counted.seconds:.6f}", f"{name}_count {sum(counted.generations.values())}"]
+    lines += _metric(
+        "glmbox_demo_tokens_total",
+        "counter",
+        "Tokens drawn by script",
+        [(f'{{script="{script}"}}', n) for script, n in sorted(counted.tokens.items())],
+    )
     lines += _metric("glmbox_demo_queue_running", "gauge", "Generations that run", [("", running)])
     lines += _metric("glmbox_demo_queue_waiting", "gauge", "Generations that wait", [("", waiting)])
     memory = [(f'{{kind="{kind}"}}', n) for kind, n in gpu_memory().items()]

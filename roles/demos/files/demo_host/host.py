@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> NoReturn:
 def make_host(config: Config) -> Host:
     """Put together what the parts of the host share."""
     state = State([script.name for script in config.scripts])
-    return Host(config, state, Turns(config.queue_limit), take_stdout(config.log_text))
+    return Host(config, state, Turns(config.queue_limit, config.parallel_generations), take_stdout(config.log_text))
 
 
 def start(host: Host) -> None:
@@ -63,7 +63,7 @@ def start(host: Host) -> None:
             host.fail(f"port {', '.join(map(str, taken))} is taken by another program")
             return
         set_environment()
-        tokenizer, model = load(host.config)
+        tokenizer, model = load(host)
         host.log.write("loaded", seconds=round(time.monotonic() - began, 1), model=host.config.model_dir)
         host.state.set("starting", "the model is loaded, the scripts start")
         enter_code_dir(host.config.code_dir)
@@ -82,12 +82,16 @@ def start(host: Host) -> None:
 
 
 def watch(host: Host) -> None:
-    """Free the model from readers that stopped reading, and see that all ports are open, until the host fails."""
+    """Free the model from readers that stopped, see that it moves and that all ports are open, until the host fails."""
     checked = time.monotonic()
     while (state := host.state.snapshot()["state"]) != "failed":
         time.sleep(0.5)
+        # systemd ends the process where this thread no longer gets its turn.
+        notify("WATCHDOG=1")
         if host.turns.expel_stalled(STALL_SECONDS):
             host.log.write("stalled", seconds=STALL_SECONDS)
+        if host.turns.longest_silence() > host.config.stuck_seconds:
+            host.fail(f"a generation has brought no token for {host.config.stuck_seconds} seconds")
         if state == "ready" and time.monotonic() - checked > PORT_CHECK_SECONDS:
             checked = time.monotonic()
             for script in host.config.scripts:

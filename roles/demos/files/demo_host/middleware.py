@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from demo_host.apart import App, Message, Send, run_apart
-from demo_host.checks import CHECKS, Check, parse_object
+from demo_host.checks import CHECKS, Check, parse_object, unheeded
 from demo_host.config import Script
 from demo_host.refusals import refusal_messages, sentence_of, stream_error_message
 from demo_host.request import Refused, Request
@@ -72,7 +72,7 @@ class Gate:
             ticket = self._host.turns.join()
         except QueueFull as full:
             raise self._refused("queue", 503, f"The model is busy and {full}; try again in a moment.") from full
-        request = Request(ticket)
+        request = Request(ticket, unheeded(self._script.file, data))
         watch = asyncio.ensure_future(_watch(receive, request))
         try:
             # Waited for here, where it holds no thread and a client that leaves is noticed at once.

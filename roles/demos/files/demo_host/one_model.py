@@ -2,6 +2,7 @@
 
 import ctypes.util
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,20 @@ class LoadError(Exception):
     """The model cannot be loaded; the message is one sentence."""
 
 
-def load(config: Config) -> tuple[Any, Any]:
+def load(host: Host) -> tuple[Any, Any]:
     """Return the tokenizer and the model from ``model_dir``, on the planned device in the planned precision.
+
+    How much of the model's files is read is told to the host's state and log.
 
     Raises:
         LoadError: with the reason in one sentence.
     """
+    config = host.config
     try:
         import torch
         from transformers import AutoModel, AutoTokenizer
 
+        tell_progress(host)
         if config.device == "cuda" and not torch.cuda.is_available():
             raise LoadError(
                 f"The plan says device cuda, but torch {torch.__version__} finds no usable GPU: look at nvidia-smi."
@@ -34,6 +39,8 @@ def load(config: Config) -> tuple[Any, Any]:
         if config.precision in QUANTIZED_BITS:
             offer_cuda_runtime(Path(torch.__file__).parent)
         tokenizer = AutoTokenizer.from_pretrained(config.model_dir, trust_remote_code=True)
+        if config.gpus > 1:
+            return tokenizer, spread(config).eval()
         model = AutoModel.from_pretrained(config.model_dir, trust_remote_code=True)
         return tokenizer, place(model, config.device, config.precision).eval()
     except LoadError:
@@ -45,6 +52,36 @@ def load(config: Config) -> tuple[Any, Any]:
             f"The model in {config.model_dir} cannot be loaded on {config.device} as {config.precision}: "
             f"{type(error).__name__}: {reason}"
         ) from error
+
+
+def tell_progress(host: Host) -> None:
+    """Make transformers tell after each of the model's files how many percent of their bytes are loaded."""
+    import transformers.modeling_utils
+
+    files = sorted(Path(host.config.model_dir).glob("*.bin")) + sorted(
+        Path(host.config.model_dir).glob("*.safetensors")
+    )
+    sizes = {str(path): path.stat().st_size for path in files}
+    original, loaded = transformers.modeling_utils.load_state_dict, [0]
+
+    def load_state_dict(checkpoint_file: Any, *arguments: Any, **options: Any) -> Any:
+        state = original(checkpoint_file, *arguments, **options)
+        loaded[0] += sizes.get(str(checkpoint_file), 0)
+        percent = min(100, 100 * loaded[0] // max(sum(sizes.values()), 1))
+        host.state.set_percent(percent)
+        host.state.set("loading", f"the model is being loaded, {percent} %")
+        host.log.write("loading", percent=percent, file=os.path.basename(str(checkpoint_file)))
+        return state
+
+    transformers.modeling_utils.load_state_dict = load_state_dict
+
+
+def spread(config: Config) -> Any:
+    """Load the model as float16 over several GPUs, by the function that upstream's utils.py has for it."""
+    sys.path.insert(0, config.code_dir)
+    from utils import load_model_on_gpus
+
+    return load_model_on_gpus(config.model_dir, num_gpus=config.gpus)
 
 
 def offer_cuda_runtime(torch_dir: Path) -> None:
@@ -67,7 +104,8 @@ def place(model: Any, device: str, precision: str) -> Any:
     """Convert ``model`` to ``precision`` and move it to ``device``."""
     if device == "cpu":
         return model.float()
-    bits = QUANTIZED_BITS.get(precision)
+    # What is quantized on disk already must not be quantized again.
+    bits = None if getattr(model.config, "quantization_bit", 0) else QUANTIZED_BITS.get(precision)
     model = model.half()
     # Quantized before it is moved: the card then never holds the fp16 copy.
     return (model.quantize(bits) if bits else model).cuda()

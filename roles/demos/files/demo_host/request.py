@@ -2,6 +2,7 @@
 
 from concurrent.futures import Future
 from contextvars import ContextVar
+from typing import Any
 
 from demo_host.turns import Ticket
 
@@ -19,9 +20,13 @@ class ClientGone(Exception):
 
 
 class Request:
-    """A request that was let in: its ticket, whether its client is gone, why the facade refused it."""
+    """A request that was let in: its ticket, whether its client is gone, why the facade refused it.
 
-    def __init__(self, ticket: Ticket) -> None:
+    ``sampling`` holds what the client asked for and its script does not pass on.
+    """
+
+    def __init__(self, ticket: Ticket, sampling: dict[str, Any] | None = None) -> None:
+        self.sampling = sampling or {}
         self.gone: Future[None] = Future()
         self.refusal: Refused | None = None
         self._ticket: Ticket | None = ticket

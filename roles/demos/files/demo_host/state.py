@@ -4,7 +4,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from demo_host.config import Config
 from demo_host.log import Log
@@ -22,6 +22,13 @@ class State:
         self.generations: Counter[tuple[str, str]] = Counter()  # (script, outcome) -> number
         self.rejected: Counter[tuple[str, str]] = Counter()  # (script, reason) -> number
         self.generation_seconds = 0.0
+        self.tokens: Counter[str] = Counter()  # script -> number
+        self._percent = 0
+
+    def set_percent(self, percent: int) -> None:
+        """Note how much of the model's files is loaded, in percent."""
+        with self._lock:
+            self._percent = percent
 
     def set(self, state: str, detail: str) -> None:
         """Change the state; nothing leads out of "failed"."""
@@ -34,9 +41,10 @@ class State:
         with self._lock:
             self._scripts[name] = state
 
-    def count_generation(self, script: str, outcome: str, seconds: float) -> None:
-        """Count one generation and the seconds that it held the model."""
+    def count_generation(self, script: str, outcome: str, seconds: float, tokens: int = 0) -> None:
+        """Count one generation, the seconds that it held the model, and the tokens that it drew."""
         with self._lock:
+            self.tokens[script] += tokens
             self.generations[(script, outcome)] += 1
             self.generation_seconds += seconds
 
@@ -46,19 +54,29 @@ class State:
             self.rejected[(script, reason)] += 1
 
     def snapshot(self) -> dict[str, Any]:
-        """Return state, detail, the scripts' states and the uptime in seconds, all of one moment."""
+        """Return state, detail, percent loaded, the scripts' states and the uptime in seconds, all of one moment."""
         with self._lock:
             return {
                 "state": self._state,
                 "detail": self._detail,
+                "loaded_percent": self._percent,
                 "scripts": dict(self._scripts),
                 "uptime_seconds": round(time.monotonic() - self._began, 1),
             }
 
-    def counters(self) -> tuple[dict[tuple[str, str], int], dict[tuple[str, str], int], float]:
-        """Return generations, refusals and generation seconds, all of one moment."""
+    def counters(self) -> "Counters":
+        """Return what was counted, all of one moment."""
         with self._lock:
-            return dict(self.generations), dict(self.rejected), self.generation_seconds
+            return Counters(dict(self.generations), dict(self.rejected), dict(self.tokens), self.generation_seconds)
+
+
+class Counters(NamedTuple):
+    """Numbers by (script, outcome), by (script, reason) and by script; seconds in which the model was held."""
+
+    generations: dict[tuple[str, str], int]
+    rejected: dict[tuple[str, str], int]
+    tokens: dict[str, int]
+    seconds: float
 
 
 @dataclass

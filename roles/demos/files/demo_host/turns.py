@@ -1,4 +1,4 @@
-"""One generation at a time, in order of arrival, in a line of bounded length.
+"""So many generations at a time (one, unless told otherwise), in order of arrival, in a line of bounded length.
 
 threading.Lock promises no order, and cannot be waited for by an event loop and a thread alike.
 """
@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from itertools import islice
 
 
 class QueueFull(Exception):
@@ -16,16 +17,17 @@ class QueueFull(Exception):
 
 
 class TurnLost(Exception):
-    """The ticket is not the first in the line (any more): it left, or was expelled."""
+    """The ticket's turn has not come, or is over: it left, or was expelled."""
 
 
 class Ticket:
-    """A place in the line. ``turn`` is done when the place is the first: await it or block on it."""
+    """A place in the line. ``turn`` is done when the place is among the first: await it or block on it."""
 
     def __init__(self, turns: "Turns") -> None:
         self.turn: Future[None] = Future()
         self.joined = time.monotonic()
-        self.idle_since: float | None = None  # monotonic seconds; set while first and not computing
+        self.idle_since: float | None = None  # monotonic seconds; set while it has its turn and does not compute
+        self.moved_at: float | None = None  # monotonic seconds; set while it computes, anew with each token
         self.on_expelled: Callable[[], None] | None = None
         self._turns = turns
 
@@ -38,21 +40,24 @@ class Ticket:
         """Hold while the model computes.
 
         Raises:
-            TurnLost: the ticket is not the first in the line.
+            TurnLost: the ticket's turn has not come, or is over.
         """
         self._turns.set_idle(self, None)
+        self.moved_at = time.monotonic()
         try:
             yield
         finally:
+            self.moved_at = None
             with suppress(TurnLost):  # left meanwhile: nothing to keep account of
                 self._turns.set_idle(self, time.monotonic())
 
 
 class Turns:
-    """The line: the first ticket may use the model, up to ``limit`` more wait."""
+    """The line: the first ``places`` tickets may use the model, up to ``limit`` more wait."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, places: int = 1) -> None:
         self.limit = limit
+        self.places = places
         self._lock = threading.Lock()
         self._line: deque[Ticket] = deque()
 
@@ -64,11 +69,11 @@ class Turns:
         """
         ticket = Ticket(self)
         with self._lock:
-            if len(self._line) > self.limit:
+            if len(self._line) >= self.limit + self.places:
                 raise QueueFull(f"{self.limit} are waiting already")
             self._line.append(ticket)
-            first = self._promote()
-        _tell(first)
+            called = self._promote()
+        _tell(called)
         return ticket
 
     def remove(self, ticket: Ticket) -> bool:
@@ -77,55 +82,63 @@ class Turns:
             present = ticket in self._line
             if present:
                 self._line.remove(ticket)
-            first = self._promote()
-        _tell(first)
+            called = self._promote()
+        _tell(called)
         return present
 
     def set_idle(self, ticket: Ticket, since: float | None) -> None:
-        """Note that the first ticket computes (None) or has not since then.
+        """Note that a ticket which has its turn computes (None) or has not since then.
 
         Raises:
-            TurnLost: ``ticket`` is not the first in the line.
+            TurnLost: its turn has not come, or is over.
         """
         with self._lock:
-            if not self._line or self._line[0] is not ticket:
+            if ticket not in self._active():
                 raise TurnLost("this generation lost its turn")
             ticket.idle_since = since
 
     def expel_stalled(self, seconds: float) -> bool:
-        """Expel the first ticket if nobody has asked it to compute for ``seconds``; return whether that was so.
+        """Expel whoever has its turn and was not asked to compute for ``seconds``; return whether anybody was.
 
         A consumer that stops asking a stream for more (a browser that is gone, a client that does not
         read) would else hold the model for ever.
         """
         with self._lock:
-            if not self._line:
-                return False
-            stalled = self._line[0]
-            if stalled.idle_since is None or time.monotonic() - stalled.idle_since < seconds:
-                return False
+            now = time.monotonic()
+            stalled = [t for t in self._active() if t.idle_since is not None and now - t.idle_since >= seconds]
             # Removed under the same lock as the test: working() cannot begin in between.
-            self._line.popleft()
-            first = self._promote()
-        _tell(first)
-        if stalled.on_expelled:
-            stalled.on_expelled()
-        return True
+            for ticket in stalled:
+                self._line.remove(ticket)
+            called = self._promote()
+        _tell(called)
+        for ticket in stalled:
+            if ticket.on_expelled:
+                ticket.on_expelled()
+        return bool(stalled)
+
+    def longest_silence(self) -> float:
+        """Return for how many seconds the model has computed for somebody without a new token; 0.0 while it rests."""
+        with self._lock:
+            moved = [ticket.moved_at for ticket in self._active() if ticket.moved_at is not None]
+        return max(0.0, time.monotonic() - min(moved)) if moved else 0.0
 
     def counts(self) -> tuple[int, int]:
-        """Return how many run (0 or 1) and how many wait."""
+        """Return how many run and how many wait."""
         with self._lock:
             length = len(self._line)
-        return min(length, 1), max(length - 1, 0)
+        return min(length, self.places), max(length - self.places, 0)
 
-    def _promote(self) -> Ticket | None:
-        if self._line and self._line[0].idle_since is None and not self._line[0].turn.done():
-            self._line[0].idle_since = time.monotonic()
-            return self._line[0]
-        return None
+    def _active(self) -> list[Ticket]:
+        return list(islice(self._line, self.places))
+
+    def _promote(self) -> list[Ticket]:
+        called = [t for t in self._active() if t.idle_since is None and not t.turn.done()]
+        for ticket in called:
+            ticket.idle_since = time.monotonic()
+        return called
 
 
-def _tell(first: Ticket | None) -> None:
-    # Outside the lock: the future runs its callbacks here and now.
-    if first is not None:
-        first.turn.set_result(None)
+def _tell(called: list[Ticket]) -> None:
+    # Outside the lock: the futures run their callbacks here and now.
+    for ticket in called:
+        ticket.turn.set_result(None)
