@@ -230,16 +230,19 @@ def test_what_shares_a_disk_is_summed():
     ],
 )
 def test_the_plan_takes_the_best_that_fits(card_mib, wished, precision):
-    assert plan("chatglm2-6b", "cuda", wished, card_mib)["precision"] == precision
+    assert plan("chatglm2-6b", "cuda", wished, [card_mib])["precision"] == precision
 
 
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (("chatglm2-6b", "cuda", "auto", 6144), "rent a card with 8 GiB or more"),
-        (("chatglm2-6b", "cuda", "fp16", 12288), "set demos_precision to int8"),
-        (("chatglm2-6b", "cuda", "fp32", 81920), "for the CPU"),
-        (("miniature", "cpu", "int4", 0), "needs a GPU"),
+        (("chatglm2-6b", "cuda", "auto", [6144]), "rent a card with 8 GiB or more"),
+        (("chatglm2-6b", "cuda", "fp16", [12288]), "set demos_precision to int8"),
+        (("chatglm2-6b", "cuda", "fp32", [81920]), "for the CPU"),
+        (("miniature", "cpu", "int4", []), "needs a GPU"),
+        (("chatglm2-6b", "cuda", "int8", [8192, 8192]), "set demos_precision to int4"),
+        (("chatglm2-6b-int4", "cuda", "fp16", [24564]), "is int4 alone"),
+        (("chatglm2-6b", "cuda", "auto", []), "the card has 0"),
     ],
 )
 def test_a_plan_that_does_not_fit_says_what_would(arguments, part):
@@ -248,5 +251,25 @@ def test_a_plan_that_does_not_fit_says_what_would(arguments, part):
 
 
 def test_the_plan_on_a_cpu_and_for_a_small_model():
-    assert plan("miniature", "cpu", "auto", 0)["precision"] == "fp32"
-    assert plan("miniature", "cuda", "auto", 2048)["precision"] == "fp16"
+    assert plan("miniature", "cpu", "auto", [])["precision"] == "fp32"
+    assert plan("miniature", "cuda", "auto", [2048])["precision"] == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("cards_mib", "wished", "precision", "cards"),
+    [
+        ([24564, 24564], "auto", "fp16", [0]),
+        ([8192, 24564], "auto", "fp16", [1]),  # the largest, wherever it is
+        ([12288, 12288], "auto", "fp16", [0, 1]),  # before it is quantized for one of them
+        ([6144, 12288, 12288], "fp16", "fp16", [1, 2]),
+        ([6144, 6144, 6144, 6144], "auto", "fp16", [0, 1, 2, 3]),
+        ([8192, 2048], "auto", "int4", [0]),
+        ([12288, 12288], "int8", "int8", [0]),
+    ],
+)
+def test_the_plan_on_several_cards(cards_mib, wished, precision, cards):
+    chosen = plan("chatglm2-6b", "cuda", wished, cards_mib)
+    assert (chosen["precision"], chosen["cards"]) == (precision, cards)
+    assert chosen["needs_mib"] <= min(cards_mib[card] for card in cards)
+    visible = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, cards))}
+    assert chosen["environment"] == visible

@@ -180,7 +180,8 @@ def fake_loading(monkeypatch: pytest.MonkeyPatch, from_pretrained: Any, availabl
     module(monkeypatch, "torch", cuda=cuda, __version__="2.0.1")
     auto = SimpleNamespace(from_pretrained=from_pretrained)
     files = module(monkeypatch, "transformers.modeling_utils", load_state_dict=lambda file: file)
-    module(monkeypatch, "transformers", AutoModel=auto, AutoTokenizer=auto, modeling_utils=files)
+    utils = SimpleNamespace(logging=SimpleNamespace(disable_progress_bar=lambda: None))
+    module(monkeypatch, "transformers", AutoModel=auto, AutoTokenizer=auto, modeling_utils=files, utils=utils)
 
 
 def test_loading_errors_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

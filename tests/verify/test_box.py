@@ -126,5 +126,5 @@ def test_the_token_stands_in_no_log_and_no_argument(box, token):
 
 
 def test_health_tells_the_model(box, settings):
-    health = json.loads(box.check_output(f"cat {settings['box_config_dir']}/demos.json"))
+    health = json.loads(box.check_output(f"cat {settings['box_install_dir']}/demos/demos.json"))
     assert health["model_dir"].endswith("/" + settings["weights_model"])

@@ -58,6 +58,7 @@ def tell_progress(host: Host) -> None:
     """Make transformers tell after each of the model's files how many percent of their bytes are loaded."""
     import transformers.modeling_utils
 
+    transformers.utils.logging.disable_progress_bar()
     files = sorted(Path(host.config.model_dir).glob("*.bin")) + sorted(
         Path(host.config.model_dir).glob("*.safetensors")
     )

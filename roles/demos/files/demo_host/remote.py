@@ -13,14 +13,18 @@ import json
 import os
 import runpy
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import demo_host
+
 CONFIG = "demos.json"  # beside this package, in the release
 SCRIPT_OF_THE_API = "openai_api"
 ANSWER_SECONDS = 600.0  # until the next piece of an answer, the wait in the line included
+BUSY_SECONDS = 60.0  # for which a full line, or a host that loads, is asked again
 
 
 class NoAnswer(Exception):
@@ -34,11 +38,11 @@ class RemoteTokenizer:
 class RemoteModel:
     """What a script gets for a model. Placing and converting it does nothing: the demo host has done that.
 
-    port: of openai_api.py on loopback.
+    port: of openai_api.py on loopback. busy_seconds: for which a host that has no room is asked again.
     """
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, port: int, busy_seconds: float = BUSY_SECONDS) -> None:
+        self._port, self._busy_seconds = port, busy_seconds
 
     def _itself(self, *_: Any, **__: Any) -> "RemoteModel":
         return self
@@ -73,12 +77,15 @@ class RemoteModel:
             yield (response, new_history, None) if return_past_key_values else (response, new_history)
 
     def _pieces(self, body: dict[str, Any]) -> Iterator[str]:
+        patience = time.monotonic() + self._busy_seconds
         # http.client heeds no proxy variables.
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_SECONDS)
         try:
-            headers = {"Content-Type": "application/json"}
-            connection.request("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
-            reply = connection.getresponse()
+            reply = ask(connection, body)
+            while reply.status == 503 and time.monotonic() < patience:
+                time.sleep(float(reply.headers.get("Retry-After", "1")))
+                connection.close()
+                reply = ask(connection, body)
             if reply.status != 200:
                 raise NoAnswer(sentence_of(reply.read()))
             for line in reply:
@@ -88,6 +95,13 @@ class RemoteModel:
         finally:
             # Where the reader has left in mid-stream, this tells the host to stop.
             connection.close()
+
+
+def ask(connection: http.client.HTTPConnection, body: dict[str, Any]) -> http.client.HTTPResponse:
+    """Send the request and return the reply, its body unread."""
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
+    return connection.getresponse()
 
 
 def request_body(query: str, history: Any, options: dict[str, Any]) -> dict[str, Any]:
@@ -153,7 +167,8 @@ def run_streamlit(path: str, options: list[str]) -> None:
 
 def main(arguments: list[str]) -> None:
     """Run the script of the demos' folder that the first argument names, with the rest as its own."""
-    config = json.loads((Path(__file__).parent.parent / CONFIG).read_text(encoding="utf-8"))
+    release = Path(demo_host.__path__[0]).parent
+    config = json.loads((release / CONFIG).read_text(encoding="utf-8"))
     ports = {script["name"]: script["port"] for script in config["scripts"]}
     path = os.path.join(config["code_dir"], arguments[0])
     stand_in_for_transformers(ports[SCRIPT_OF_THE_API])

@@ -160,7 +160,8 @@ def gpu_problems(facts: dict, wish: dict) -> list[str]:
             f"nvidia-smi does not tell the memory of the {card['name']}. Rent a whole card, not a slice.",
         ]
     try:
-        chosen = plan(wish["model"], wish["device"], wish["precision"], card["memory_mib"])["precision"]
+        cards_mib = [each["memory_mib"] for each in facts["gpus"]]
+        chosen = plan(wish["model"], wish["device"], wish["precision"], cards_mib)["precision"]
         if chosen == "int4" and version_of(card["compute_capability"]) > NEWEST_INT4_CAPABILITY:
             problems.append(
                 f"The model brings no int4 kernels for the {card['name']} (compute capability "

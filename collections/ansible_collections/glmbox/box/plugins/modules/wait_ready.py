@@ -18,6 +18,7 @@ short_description: Wait until a service's health page says that it is ready
 description:
   - Asks the health page of a systemd unit until it answers with status 200, and gives up at once when the unit failed,
     restarts again and again, or says itself that it failed. On failure the end of its journal is in the message.
+  - The action of the same name waits in slices, and says in between how far loading is.
 options:
   unit:
     description: Name of the systemd unit.
@@ -31,6 +32,13 @@ options:
     description: How long to wait, in seconds.
     type: int
     default: 900
+  slice_seconds:
+    description: Return after so many seconds even if it is not ready, with C(waiting). The action sets it; 0 does not.
+    type: float
+    default: 0
+  restarts:
+    description: How often the unit had been restarted when the waiting began. The action sets it.
+    type: int
 author: glmbox (@glmbox)
 """
 
@@ -50,6 +58,14 @@ seconds:
   description: How long it took, in seconds.
   returned: always
   type: float
+waiting:
+  description: Whether it was not ready at the end of a slice.
+  returned: success
+  type: bool
+restarts:
+  description: How often the unit had been restarted when the waiting began.
+  returned: success
+  type: int
 """
 
 # A unit that came back this often while we waited will not get better by waiting.
@@ -63,28 +79,39 @@ def health_of(url: str) -> Dict[str, Any]:
         # A proxy out of the box's environment cannot reach its loopback.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(url, timeout=10) as reply:
-            return dict(json.loads(reply.read().decode()), status=reply.status)
+            return dict(json_of(reply.read()), status=reply.status)
     except urllib.error.HTTPError as error:
-        try:
-            return dict(json.loads(error.read().decode()), status=error.code)
-        except ValueError:
-            return {"status": error.code}
-    except (OSError, ValueError) as error:
+        return dict(json_of(error.read()), status=error.code)
+    except OSError as error:
         return {"status": 0, "detail": str(error)}
 
 
+def json_of(body: bytes) -> Dict[str, Any]:
+    """Return the JSON object in a body, or nothing: streamlit's health page says no more than ok."""
+    try:
+        found = json.loads(body.decode())
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def unit_state(unit: str) -> Dict[str, str]:
-    """Return the unit's ActiveState and NRestarts."""
+    """Return the unit's ActiveState, NRestarts and InvocationID."""
     asked = subprocess.run(
-        ["systemctl", "show", "--property=ActiveState,NRestarts", unit], capture_output=True, text=True, check=False
+        ["systemctl", "show", "--property=ActiveState,NRestarts,InvocationID", unit],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return dict(line.split("=", 1) for line in asked.stdout.splitlines() if "=" in line)
 
 
 def journal(unit: str) -> str:
-    """Return the journal's last lines of a unit."""
+    """Return the last lines that the unit's last start left in the journal, systemd's words on its end among them."""
+    start = unit_state(unit).get("InvocationID", "")
+    which = ["_SYSTEMD_INVOCATION_ID=" + start, "+", "INVOCATION_ID=" + start] if start else ["--unit", unit]
     asked = subprocess.run(
-        ["journalctl", "--unit", unit, "--no-pager", "--lines", "25", "--output", "cat"],
+        ["journalctl", "--no-pager", "--lines", "25", "--output", "cat", *which],
         capture_output=True,
         text=True,
         check=False,
@@ -98,19 +125,23 @@ def main() -> None:
             "unit": {"type": "str", "required": True},
             "url": {"type": "str", "required": True},
             "seconds": {"type": "int", "default": 900},
+            "slice_seconds": {"type": "float", "default": 0},
+            "restarts": {"type": "int"},
         },
         supports_check_mode=True,
     )
     unit, patience = module.params["unit"], module.params["seconds"]
     if module.check_mode:
-        module.exit_json(changed=False, health={}, seconds=0.0)
+        module.exit_json(changed=False, health={}, seconds=0.0, waiting=False, restarts=0)
     begun = time.monotonic()
-    restarts = int(unit_state(unit).get("NRestarts", "0"))
+    restarts = module.params["restarts"]
+    if restarts is None:
+        restarts = int(unit_state(unit).get("NRestarts", "0"))
     while True:
         health = health_of(module.params["url"])
         took = round(time.monotonic() - begun, 1)
         if health["status"] == 200:
-            module.exit_json(changed=False, health=health, seconds=took)
+            module.exit_json(changed=False, health=health, seconds=took, waiting=False, restarts=restarts)
         state = unit_state(unit)
         why = ""
         if health.get("state") == "failed" or state.get("ActiveState") == "failed":
@@ -118,7 +149,7 @@ def main() -> None:
         elif int(state.get("NRestarts", "0")) - restarts >= HOPELESS_RESTARTS:
             why = "it keeps ending and being restarted"
         elif took > patience:
-            why = "it was not ready within %d s" % patience
+            why = "it was not ready in the time given"
         if why:
             module.fail_json(
                 msg="%s: %s (%s). The journal's end:\n%s\nMend the cause and run the same command again."
@@ -126,6 +157,8 @@ def main() -> None:
                 health=health,
                 seconds=took,
             )
+        if 0 < module.params["slice_seconds"] <= took:
+            module.exit_json(changed=False, health=health, seconds=took, waiting=True, restarts=restarts)
         time.sleep(PAUSE_SECONDS)
 
 
