@@ -230,19 +230,19 @@ def test_what_shares_a_disk_is_summed():
     ],
 )
 def test_the_plan_takes_the_best_that_fits(card_mib, wished, precision):
-    assert plan("chatglm2-6b", "cuda", wished, [card_mib])["precision"] == precision
+    assert plan("chatglm2-6b", "cuda", wished, [card_mib], 0)["precision"] == precision
 
 
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (("chatglm2-6b", "cuda", "auto", [6144]), "rent a card with 8 GiB or more"),
-        (("chatglm2-6b", "cuda", "fp16", [12288]), "set demos_precision to int8"),
-        (("chatglm2-6b", "cuda", "fp32", [81920]), "for the CPU"),
-        (("miniature", "cpu", "int4", []), "needs a GPU"),
-        (("chatglm2-6b", "cuda", "int8", [8192, 8192]), "set demos_precision to int4"),
-        (("chatglm2-6b-int4", "cuda", "fp16", [24564]), "is int4 alone"),
-        (("chatglm2-6b", "cuda", "auto", []), "the card has 0"),
+        (("chatglm2-6b", "cuda", "auto", [6144], 0), "rent a card with 8 GiB or more"),
+        (("chatglm2-6b", "cuda", "fp16", [12288], 0), "set demos_precision to int8"),
+        (("chatglm2-6b", "cuda", "fp32", [81920], 0), "for the CPU"),
+        (("miniature", "cpu", "int4", [], 0), "needs a GPU"),
+        (("chatglm2-6b", "cuda", "int8", [8192, 8192], 0), "set demos_precision to int4"),
+        (("chatglm2-6b-int4", "cuda", "fp16", [24564], 0), "is int4 alone"),
+        (("chatglm2-6b", "cuda", "auto", [], 0), "the card has 0"),
     ],
 )
 def test_a_plan_that_does_not_fit_says_what_would(arguments, part):
@@ -251,8 +251,8 @@ def test_a_plan_that_does_not_fit_says_what_would(arguments, part):
 
 
 def test_the_plan_on_a_cpu_and_for_a_small_model():
-    assert plan("miniature", "cpu", "auto", [])["precision"] == "fp32"
-    assert plan("miniature", "cuda", "auto", [2048])["precision"] == "fp16"
+    assert plan("miniature", "cpu", "auto", [], 0)["precision"] == "fp32"
+    assert plan("miniature", "cuda", "auto", [2048], 0)["precision"] == "fp16"
 
 
 @pytest.mark.parametrize(
@@ -268,8 +268,26 @@ def test_the_plan_on_a_cpu_and_for_a_small_model():
     ],
 )
 def test_the_plan_on_several_cards(cards_mib, wished, precision, cards):
-    chosen = plan("chatglm2-6b", "cuda", wished, cards_mib)
+    chosen = plan("chatglm2-6b", "cuda", wished, cards_mib, 0)
     assert (chosen["precision"], chosen["cards"]) == (precision, cards)
     assert chosen["needs_mib"] <= min(cards_mib[card] for card in cards)
     visible = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, cards))}
     assert chosen["environment"] == visible
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fits"),
+    [
+        (("chatglm2-6b", "cuda", "auto", [24564], 0), False),
+        (("chatglm2-6b", "cuda", "auto", [40960], 0), True),
+        (("chatglm2-6b", "cuda", "int4", [24564], 0), True),
+        (("chatglm2-6b", "cuda", "int4", [16384], 0), False),  # float16 may be running
+        (("chatglm2-6b", "cuda", "auto", [12288, 12288], 0), False),
+        (("chatglm2-6b", "cpu", "auto", [], 65535), False),
+        (("chatglm2-6b", "cpu", "auto", [], 65536), True),
+        (("miniature", "cpu", "auto", [], 2000), True),
+        (("miniature", "cuda", "auto", [2048], 0), True),
+    ],
+)
+def test_the_plan_says_whether_a_second_copy_fits(arguments, fits):
+    assert plan(*arguments)["second_copy"] is fits

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import demo_host
 import pytest
 from demo_host.health import health_report, metrics_text, start_health_server
+from demo_host.host import drain, watch
 from demo_host.log import Log, LoggingHandler
 from demo_host.notify import notify
 from demo_host_fakes import log_lines, make_host
@@ -174,3 +176,33 @@ def test_health_answers_while_loading_and_sigterm_ends_it_with_0(tmp_path: Path)
         assert time.monotonic() - began < 5
     finally:
         process.kill()
+
+
+def test_what_runs_is_finished_before_the_host_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = make_host()
+    monkeypatch.setattr("demo_host.host.FAREWELL_SECONDS", 0)
+    ticket = host.turns.join()
+    threading.Timer(0.2, ticket.leave).start()
+    began = time.monotonic()
+    drain(host)
+    assert 0.15 < time.monotonic() - began < 5
+    assert log_lines(host)[-1] | {"time": ""} == {"time": "", "event": "stopped", "running": 0, "waiting": 0}
+    assert host.state.snapshot()["state"] == "stopping"
+
+
+def test_what_does_not_end_holds_the_stop_up_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = make_host()
+    monkeypatch.setattr("demo_host.host.DRAIN_SECONDS", 0.1)
+    host.turns.join()
+    drain(host)
+    assert log_lines(host)[-1]["running"] == 1
+
+
+def test_a_hung_model_fails_the_host() -> None:
+    host = make_host()
+    host.config = replace(host.config, stuck_seconds=0)
+    ticket = host.turns.join()
+    with ticket.working():
+        watch(host, threading.Event())
+    assert host.state.snapshot()["state"] == "failed"
+    assert "no token for 0 seconds" in host.state.snapshot()["detail"]

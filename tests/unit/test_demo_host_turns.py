@@ -145,3 +145,14 @@ def test_a_model_that_brings_no_token_is_noticed_and_one_that_rests_is_not() -> 
         ticket.moved_at = time.monotonic()
         assert turns.longest_silence() < 0.05
     assert turns.longest_silence() == 0.0
+
+
+def test_a_closed_line_serves_those_who_are_in_it_and_lets_nobody_in() -> None:
+    turns = Turns(limit=5)
+    first, second = turns.join(), turns.join()
+    turns.close()
+    with pytest.raises(QueueFull, match="being restarted"):
+        turns.join()
+    first.leave()
+    with second.working():
+        pass

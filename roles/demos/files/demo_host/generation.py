@@ -14,7 +14,7 @@ class Generation:
     """Context manager around one generation of ``script``; waits for its turn on entry, logs on exit.
 
     Raises on entry:
-        Refused: the line is full.
+        Refused: the line is full, or closed.
     """
 
     def __init__(self, host: Host, script: str, prompt: str) -> None:
@@ -30,7 +30,7 @@ class Generation:
             self.ticket = ticket or self._host.turns.join()
         except QueueFull as full:
             self._host.state.count_rejected(self._script, "queue")
-            raise Refused(503, f"The model is busy and {full}; try again in a moment.") from full
+            raise Refused(503, str(full)) from full
         self.ticket.turn.result()
         self._began = time.monotonic()
         self._waited = self._began - self.ticket.joined

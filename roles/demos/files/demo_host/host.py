@@ -20,6 +20,8 @@ from demo_host.turns import Turns
 STALL_SECONDS = 30.0  # for a stream's reader to ask for the next piece
 FAILED_SHOWN_SECONDS = 2.0  # for which /healthz says "failed" before the process ends
 PORT_CHECK_SECONDS = 10.0
+DRAIN_SECONDS = 20.0  # for running generations to end when the host is told to stop; the unit allows more
+FAREWELL_SECONDS = 0.2  # for the servers to send the last bytes of what was generated
 
 
 def main(arguments: list[str]) -> NoReturn:
@@ -33,9 +35,10 @@ def main(arguments: list[str]) -> NoReturn:
         print(error, file=sys.stderr)
         sys.exit(2)
     host = make_host(config)
-    # os._exit: threads inside torch, uvicorn and gradio do not survive the interpreter's own farewell.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    signal.signal(signal.SIGINT, lambda *_: os._exit(0))
+    # Noted here and done by the main thread's watch: a signal may come while any lock is held.
+    told_to_stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told_to_stop.set())
     try:
         start_health_server(host)
     except OSError as error:
@@ -43,7 +46,11 @@ def main(arguments: list[str]) -> NoReturn:
         os._exit(1)
     # Not in this thread: signals are handled between two steps of it, and a step of loading can be long.
     threading.Thread(target=start, args=(host,), name="start", daemon=True).start()
-    watch(host)
+    watch(host, told_to_stop)
+    # os._exit: threads inside torch, uvicorn and gradio do not survive the interpreter's own farewell.
+    if told_to_stop.is_set():
+        drain(host)
+        os._exit(0)
     time.sleep(FAILED_SHOWN_SECONDS)
     os._exit(1)
 
@@ -81,11 +88,26 @@ def start(host: Host) -> None:
         notify("READY=1")
 
 
-def watch(host: Host) -> None:
-    """Free the model from readers that stopped, see that it moves and that all ports are open, until the host fails."""
+def drain(host: Host) -> None:
+    """Let nobody in any more, and wait for those who are in the line, but not for ever."""
+    host.turns.close()
+    host.state.set("stopping", "the demos are being stopped")
+    notify("STOPPING=1")
+    end = time.monotonic() + DRAIN_SECONDS
+    while host.turns.counts() != (0, 0) and time.monotonic() < end:
+        notify("WATCHDOG=1")
+        time.sleep(0.05)
+    if host.turns.counts() == (0, 0):
+        time.sleep(FAREWELL_SECONDS)
+    host.log.write("stopped", running=host.turns.counts()[0], waiting=host.turns.counts()[1])
+
+
+def watch(host: Host, told_to_stop: threading.Event) -> None:
+    """Free the model from readers that stopped, see that it moves and all ports are open, until the end comes."""
     checked = time.monotonic()
     while (state := host.state.snapshot()["state"]) != "failed":
-        time.sleep(0.5)
+        if told_to_stop.wait(0.5):
+            return
         # systemd ends the process where this thread no longer gets its turn.
         notify("WATCHDOG=1")
         if host.turns.expel_stalled(STALL_SECONDS):

@@ -71,7 +71,7 @@ class Gate:
         try:
             ticket = self._host.turns.join()
         except QueueFull as full:
-            raise self._refused("queue", 503, f"The model is busy and {full}; try again in a moment.") from full
+            raise self._refused("queue", 503, str(full)) from full
         request = Request(ticket, unheeded(self._script.file, data))
         watch = asyncio.ensure_future(_watch(receive, request))
         try:

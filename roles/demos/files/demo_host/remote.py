@@ -77,15 +77,10 @@ class RemoteModel:
             yield (response, new_history, None) if return_past_key_values else (response, new_history)
 
     def _pieces(self, body: dict[str, Any]) -> Iterator[str]:
-        patience = time.monotonic() + self._busy_seconds
         # http.client heeds no proxy variables.
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_SECONDS)
         try:
-            reply = ask(connection, body)
-            while reply.status == 503 and time.monotonic() < patience:
-                time.sleep(float(reply.headers.get("Retry-After", "1")))
-                connection.close()
-                reply = ask(connection, body)
+            reply = self._let_in(connection, body)
             if reply.status != 200:
                 raise NoAnswer(sentence_of(reply.read()))
             for line in reply:
@@ -95,6 +90,22 @@ class RemoteModel:
         finally:
             # Where the reader has left in mid-stream, this tells the host to stop.
             connection.close()
+
+    def _let_in(self, connection: http.client.HTTPConnection, body: dict[str, Any]) -> http.client.HTTPResponse:
+        """Ask until there is room: a line can be full, and a host that is restarted does not listen for a while."""
+        patience = time.monotonic() + self._busy_seconds
+        while True:
+            pause = 1.0
+            try:
+                reply = ask(connection, body)
+                if reply.status != 503 or time.monotonic() >= patience:
+                    return reply
+                pause = float(reply.headers.get("Retry-After", pause))
+            except ConnectionRefusedError:
+                if time.monotonic() >= patience:
+                    raise
+            connection.close()
+            time.sleep(pause)
 
 
 def ask(connection: http.client.HTTPConnection, body: dict[str, Any]) -> http.client.HTTPResponse:

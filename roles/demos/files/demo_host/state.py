@@ -12,7 +12,7 @@ from demo_host.turns import Turns
 
 
 class State:
-    """The host's state ("loading", "starting", "ready", "failed") and counters; safe from all threads."""
+    """The host's state ("loading", "starting", "ready", "stopping", "failed") and counters; safe from all threads."""
 
     def __init__(self, script_names: list[str]) -> None:
         self._lock = threading.Lock()

@@ -13,7 +13,7 @@ from itertools import islice
 
 
 class QueueFull(Exception):
-    """As many as may wait are waiting already."""
+    """Nobody is let in; the message is a sentence."""
 
 
 class TurnLost(Exception):
@@ -60,21 +60,29 @@ class Turns:
         self.places = places
         self._lock = threading.Lock()
         self._line: deque[Ticket] = deque()
+        self._closed = False
 
     def join(self) -> Ticket:
         """Take the last place in the line.
 
         Raises:
-            QueueFull: ``limit`` tickets are waiting already.
+            QueueFull: ``limit`` tickets are waiting already, or the line is closed.
         """
         ticket = Ticket(self)
         with self._lock:
+            if self._closed:
+                raise QueueFull("The demos are being restarted; try again in a moment.")
             if len(self._line) >= self.limit + self.places:
-                raise QueueFull(f"{self.limit} are waiting already")
+                raise QueueFull(f"The model is busy and {self.limit} are waiting already; try again in a moment.")
             self._line.append(ticket)
             called = self._promote()
         _tell(called)
         return ticket
+
+    def close(self) -> None:
+        """Let nobody in any more; those who are in the line keep their places."""
+        with self._lock:
+            self._closed = True
 
     def remove(self, ticket: Ticket) -> bool:
         """Take ``ticket`` out of the line; return whether it was there."""

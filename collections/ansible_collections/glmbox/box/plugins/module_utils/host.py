@@ -161,7 +161,7 @@ def gpu_problems(facts: dict, wish: dict) -> list[str]:
         ]
     try:
         cards_mib = [each["memory_mib"] for each in facts["gpus"]]
-        chosen = plan(wish["model"], wish["device"], wish["precision"], cards_mib)["precision"]
+        chosen = plan(wish["model"], wish["device"], wish["precision"], cards_mib, facts["memory_mib"])["precision"]
         if chosen == "int4" and version_of(card["compute_capability"]) > NEWEST_INT4_CAPABILITY:
             problems.append(
                 f"The model brings no int4 kernels for the {card['name']} (compute capability "
