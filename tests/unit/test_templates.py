@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from pathlib import Path
 
@@ -19,9 +21,8 @@ def unit(**service: object) -> list[str]:
     defaults = yaml.safe_load((ROOT / "roles" / "service" / "defaults" / "main.yml").read_text())
     given = {"service_name": "x", "service_description": "X", "service_command": "/x", "service_user": "u"}
     template = environment.from_string((ROOT / "roles/service/templates/unit.service.j2").read_text())
-    filled = template.render(
-        ansible_managed="managed", **{"__service_inputs": "abc"}, **{**defaults, **given, **service}
-    )
+    private = {"__service_markers": ["/run/x/abc", "/run/x/read-def"]}
+    filled = template.render(ansible_managed="managed", **{**defaults, **given, **private, **service})
     return filled.splitlines()
 
 
@@ -41,7 +42,15 @@ def test_a_service_with_a_gpu_sees_its_devices():
 
 
 def test_a_unit_names_its_inputs_by_a_file():
-    assert "ExecStartPre=/usr/bin/touch /run/x/abc" in unit()
+    assert "ExecStartPre=/usr/bin/touch /run/x/abc /run/x/read-def" in unit()
+
+
+def test_a_reload_leaves_the_mark_of_what_was_read():
+    lines = unit(service_reload="/bin/kill -HUP $MAINPID")
+    reloads = [line for line in lines if line.startswith("ExecReload=")]
+    assert reloads[0] == "ExecReload=/bin/kill -HUP $MAINPID"
+    assert reloads[1].endswith("touch /run/x/read-def'")
+    assert "ExecReload" not in "".join(unit())
 
 
 def test_a_low_port_brings_one_capability():
@@ -50,12 +59,71 @@ def test_a_low_port_brings_one_capability():
     assert "CapabilityBoundingSet=CAP_NET_BIND_SERVICE" in lines
 
 
-def map_of(name: str) -> list[tuple[str, str]]:
-    """Return the pairs of a map of the gateway's configuration, its default last."""
-    text = (ROOT / "roles" / "gateway" / "templates" / "nginx.conf.j2").read_text()
-    body = re.search(r'map "[^"]*" \$' + name + r" \{(.*?)\n    \}", text, re.DOTALL)
-    pairs = [line.strip().rstrip(";").rsplit(" ", 1) for line in body.group(1).splitlines() if line.strip()]
-    return [(key.strip('"'), value) for key, value in pairs if key != "default"]
+GATEWAY = ROOT / "roles" / "gateway"
+TOKENS = {"/s/gateway_token": "a" * 48, "/s/gateway_token.default": "b" * 48}
+
+
+def gateway(template: str, **values: object) -> str:
+    """Return a file of the gateway's, with two users; values: what differs from the role's defaults."""
+    environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {
+        "comment": lambda text: f"# {text}",
+        "bool": bool,
+        "int": int,
+        "hash": lambda text, kind: hashlib.new(kind, text.encode()).hexdigest(),
+        "b64encode": lambda text: base64.b64encode(text.encode()).decode(),
+        "regex_escape": re.escape,
+    }
+    environment.globals["lookup"] = lambda kind, file, **_: TOKENS[file]
+    given = {
+        **yaml.safe_load((GATEWAY / "defaults" / "main.yml").read_text()),
+        "ansible_managed": "managed",
+        "ansible_check_mode": False,
+        "gateway_port": 3389,
+        "gateway_config_dir": "/etc/g",
+        "gateway_state_dir": "/var/g",
+        "gateway_status_port": 8109,
+        "gateway_health_port": 8100,
+        "gateway_next_ports": 10,
+        "gateway_web2": True,
+        "gateway_public_url": "https://203.0.113.7:16114",
+        "__gateway_zones": yaml.safe_load((GATEWAY / "vars" / "main.yml").read_text())["__gateway_zones"],
+        "__gateway_demos": {"health": 8100, "api": 8101, "openai": 8102, "web": 8103, "web2": 8104},
+        "__gateway_certificate": "/etc/g/c.pem",
+        "__gateway_certificate_key": "/etc/g/k.pem",
+        "__gateway_cookie": "glmbox_16114",
+        "__gateway_cookie_secure": "",
+        "__gateway_token_files": {"glmbox": "/s/gateway_token", "default": "/s/gateway_token.default"},
+        "__gateway_inputs": "abc",
+    }
+    return environment.from_string((GATEWAY / "templates" / template).read_text()).render(**{**given, **values})
+
+
+def block(text: str, opening: str) -> list[str]:
+    """Return the lines between a line that begins so and its closing brace."""
+    lines = [line.strip() for line in text.splitlines()]
+    start = next(number for number, line in enumerate(lines) if line.startswith(opening) and line.endswith("{"))
+    return lines[start + 1 : lines.index("}", start)]
+
+
+def mapped(text: str, name: str, value: str) -> str:
+    """Return what a map of nginx gives for a value: whole strings first, whatever their case, then expressions."""
+    found = re.search(r"map \S.* \$" + name + r" \{(.*?)\n *\}", text, re.DOTALL)
+    lines = [line.strip().rstrip(";") for line in found.group(1).splitlines() if line.strip()]
+    pairs = [re.fullmatch(r"""("[^"]*"|\S+) (.*)""", line).groups() for line in lines]
+    table = [(key.strip('"'), outcome.strip("\"'")) for key, outcome in pairs]
+    for key, outcome in table:
+        if key.lower() == value.lower() and key != "default":
+            return outcome
+    for key, outcome in table:
+        if key.startswith("~"):
+            expression = (
+                key[1:].replace("\\z", "\\Z").replace("(?<", "(?P<").replace("\\k<glmbox_origin>", "(?P=glmbox_origin)")
+            )
+            match = re.search(expression, value)
+            if match:
+                return match.group("glmbox_name") if outcome == "$glmbox_name" else outcome
+    return dict(table).get("default", "")
 
 
 @pytest.mark.parametrize(
@@ -73,12 +141,127 @@ def map_of(name: str) -> list[tuple[str, str]]:
     ],
 )
 def test_who_is_refused(state, refused):
-    opening = [key for key, value in map_of("glmbox_refused") if value == "0"]
-    assert opening
-    let_in = any(re.search(key[1:].replace("\\z", "\\Z"), state) for key in opening)
-    assert let_in is not refused
+    assert mapped(gateway("nginx.conf.j2"), "glmbox_refused", state) == str(int(refused))
 
 
-def test_the_token_is_compared_as_it_is_written():
-    text = (ROOT / "roles" / "gateway" / "templates" / "token.conf.j2").read_text()
-    assert text.count("~^") == 3
+@pytest.mark.parametrize(
+    ("request_line", "program"),
+    [
+        ("POST:/", True),
+        ("GET:/", False),
+        ("GET:/v1/models", True),
+        ("GET:/v1", True),
+        ("GET:/v12", False),
+        ("GET:/metrics", True),
+        ("GET:/metrics\n", False),
+        ("POST:/run/predict", False),
+        ("GET:/web_demo2/", False),
+    ],
+)
+def test_what_takes_the_bearer_alone(request_line, program):
+    assert mapped(gateway("nginx.conf.j2"), "glmbox_program", request_line) == str(int(program))
+
+
+@pytest.mark.parametrize(
+    ("origin_and_host", "foreign"),
+    [
+        (" 203.0.113.7:1", False),
+        ("http://203.0.113.7:1 203.0.113.7:1", False),
+        ("https://203.0.113.7:1 203.0.113.7:1", False),
+        ("http://203.0.113.7:2 203.0.113.7:1", True),
+        ("null 203.0.113.7:1", True),
+    ],
+)
+def test_a_page_from_elsewhere_is_foreign(origin_and_host, foreign):
+    assert mapped(gateway("nginx.conf.j2"), "glmbox_foreign", origin_and_host) == str(int(foreign))
+
+
+@pytest.mark.parametrize(("names", "user"), [("a/b/c", "a"), ("/b/", "b"), ("//c", "c"), ("//", "-")])
+def test_the_log_names_whose_token_it_is(names, user):
+    assert mapped(gateway("nginx.conf.j2"), "glmbox_user", names) == user
+
+
+@pytest.mark.parametrize(
+    ("brought", "counted"),
+    [("-:", False), ("-:Bearer x", True), ("-:0000", True), ("alice:Basic eA==", False), ("-:Basic eA==", True)],
+)
+def test_only_tokens_that_nobody_has_are_slowed_down(brought, counted):
+    assert bool(mapped(gateway("nginx.conf.j2"), "glmbox_wrong", brought)) is counted
+
+
+def test_each_user_has_a_token_and_a_cookie_that_is_not_it():
+    text = gateway("token.conf.j2")
+    assert mapped(text, "glmbox_bearer", "Bearer " + "a" * 48) == "glmbox"
+    assert mapped(text, "glmbox_bearer", "Bearer " + "b" * 48) == "default"
+    for wrong in ("Bearer " + "A" * 48, "Bearer " + "a" * 49, "Bearer ", "", "default"):
+        assert mapped(text, "glmbox_bearer", wrong) == ""
+    own, others = (base64.b64encode(f"default:{token}".encode()).decode() for token in ("b" * 48, "a" * 48))
+    assert mapped(text, "glmbox_basic", f"Basic {own}") == "default"
+    assert mapped(text, "glmbox_basic", f"Basic {others}") == ""
+    cookie = mapped(text, "glmbox_set_cookie", "default")
+    assert re.fullmatch(r"glmbox_16114=[0-9a-f]{64}; Path=/; HttpOnly; SameSite=Strict", cookie)
+    assert mapped(text, "glmbox_cookie", cookie.split(";")[0].split("=")[1]) == "default"
+    assert mapped(text, "glmbox_cookie", "b" * 48) == ""
+
+
+def test_the_log_tells_no_query_and_no_header():
+    form = next(line for line in gateway("nginx.conf.j2").splitlines() if "log_format" in line)
+    assert "$uri" in form
+    assert not re.search(r"\$(request\b|request_uri|args|query_string|http_|cookie_|arg_)", form)
+
+
+def test_limits_are_what_was_asked_and_leave_room_for_all_of_them():
+    text = gateway("nginx.conf.j2", gateway_requests_per_second=7, gateway_connections=300)
+    assert "rate=7r/s" in text
+    assert "limit_conn glmbox_connections 300;" in text
+    # Each has a connection to its demo beside the client's, and a worker may get all of them.
+    assert int(re.search(r"worker_connections (\d+);", text).group(1)) > 2 * 300
+    slowed = block(text, "location @refused")
+    assert "limit_req zone=glmbox_wrong burst=5;" in slowed
+    # A limit of its own replaces the server's in a location.
+    assert any(line.startswith("limit_req zone=glmbox_rate") for line in slowed)
+
+
+def test_no_location_has_a_header_of_its_own():
+    """With one, nginx would leave out all headers that stand outside of it."""
+    text = gateway("nginx.conf.j2", gateway_tls="files")
+    assert text.count("add_header") >= 7
+    assert "add_header" not in text[text.index("    server {") :]
+
+
+def test_without_tls_there_is_none():
+    text = gateway("nginx.conf.j2")
+    assert "listen 0.0.0.0:3389;" in text
+    assert "ssl" not in text
+    assert "Strict-Transport-Security" not in text
+
+
+@pytest.mark.parametrize("tls", ["self_signed", "files"])
+def test_tls_is_new_and_redirects_plain_http(tls):
+    text = gateway("nginx.conf.j2", gateway_tls=tls)
+    for line in (
+        "listen 0.0.0.0:3389 ssl;",
+        "ssl_protocols TLSv1.2 TLSv1.3;",
+        "ssl_certificate_key /etc/g/k.pem;",
+        "error_page 497 =301 https://203.0.113.7:16114$request_uri;",
+    ):
+        assert line in text
+    assert "Strict-Transport-Security" in text
+
+
+def test_what_is_not_wanted_is_not_reached():
+    closed, opened = gateway("nginx.conf.j2"), gateway("nginx.conf.j2", gateway_docs=True)
+    assert [line.split("'")[0] for line in block(closed, "location ~ ^/(docs|redoc")] == ["return 404 "]
+    assert block(opened, "location ~ ^/(docs|redoc") == ["proxy_pass http://glmbox_api;"]
+    assert "/web_demo2/" in closed
+    assert "/web_demo2/" not in gateway("nginx.conf.j2", gateway_web2=False)
+
+
+def test_nginx_tells_by_an_address_what_it_has_read():
+    assert "location = /abc {" in gateway("status.conf.j2")
+    assert "listen 127.0.0.1:8109;" in gateway("status.conf.j2")
+
+
+def test_a_second_copy_stands_in_for_demos_that_are_replaced():
+    text = gateway("nginx.conf.j2")
+    assert block(text, "upstream glmbox_api") == ["server 127.0.0.1:8101 max_fails=0;", "server 127.0.0.1:8111 backup;"]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 
 import pytest
-from ansible_collections.glmbox.box.plugins.module_utils.questions import request, send
+from ansible_collections.glmbox.box.plugins.module_utils.questions import opened, request, send, trusting
+from test_outside import certificate_of
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 
-def websocket(url: str, **headers: str):
-    """Open gradio's queue through the gateway."""
-    return connect(url.replace("http", "ws", 1) + "/queue/join", additional_headers=headers, open_timeout=20)
+def websocket(settings: dict, path: str = "/queue/join", **headers: str):
+    """Open a websocket through the gateway, gradio's queue unless another is named."""
+    url = settings["gateway_public_url"].replace("http", "ws", 1) + path
+    context = trusting(certificate_of(settings)) if url.startswith("wss:") else None
+    return connect(url, additional_headers=headers, ssl=context, open_timeout=20)
 
 
 def ask_page(socket, prompt: str) -> list[dict]:
@@ -36,7 +38,7 @@ def ask_page(socket, prompt: str) -> list[dict]:
 def cookie(settings, token):
     """The cookie that a browser gets for the password."""
     asked = request(settings["gateway_public_url"] + "/", token=token, basic=True)
-    with urllib.request.urlopen(asked, timeout=30) as reply:
+    with opened(asked, certificate_of(settings)) as reply:
         given = reply.headers["Set-Cookie"]
     assert "HttpOnly" in given
     assert "SameSite=Strict" in given
@@ -44,7 +46,7 @@ def cookie(settings, token):
 
 
 def test_the_page_answers_piece_by_piece_with_the_cookie_alone(settings, cookie):
-    with websocket(settings["gateway_public_url"], Cookie=cookie) as socket:
+    with websocket(settings, Cookie=cookie) as socket:
         messages = ask_page(socket, "你好")
     pieces = [message for message in messages if message["msg"] == "process_generating"]
     assert messages[-1]["success"] is True
@@ -53,15 +55,39 @@ def test_the_page_answers_piece_by_piece_with_the_cookie_alone(settings, cookie)
 
 
 def test_a_websocket_needs_the_token_and_the_pages_own_origin(settings, cookie):
-    for headers in ({}, {"Cookie": "glmbox=" + "0" * 48}, {"Cookie": cookie, "Origin": "http://203.0.113.9"}):
+    name = cookie.split("=")[0]
+    for headers in ({}, {"Cookie": name + "=" + "0" * 64}, {"Cookie": cookie, "Origin": "http://203.0.113.9"}):
         with pytest.raises(InvalidStatus) as refused:
-            websocket(settings["gateway_public_url"], **headers)
+            websocket(settings, **headers)
         assert refused.value.response.status_code == 401
+
+
+def test_a_cookie_opens_the_pages_and_not_the_api(settings, cookie):
+    """Browsers send cookies to every port of a host, so whoever else gets it must not get the token with it."""
+    asked = request(settings["gateway_public_url"] + "/")
+    asked.add_header("Cookie", cookie)
+    assert send(asked, certificate_of(settings))[0] == 200
+    asked = request(settings["gateway_public_url"] + "/v1/models", token=cookie.split("=")[1])
+    assert send(asked, certificate_of(settings))[0] == 401
+
+
+def test_the_streamlit_page_stands_under_its_own_path(settings, cookie):
+    url = settings["gateway_public_url"] + "/web_demo2"
+    for path in ("", "/", "/_stcore/health"):
+        assert send(request(url + path), certificate_of(settings))[0] == 401, path
+        asked = request(url + path)
+        asked.add_header("Cookie", cookie)
+        assert send(asked, certificate_of(settings))[0] == 200, path
+    with websocket(settings, "/web_demo2/_stcore/stream", Cookie=cookie) as socket:
+        assert socket.protocol.state.name == "OPEN"
+    with pytest.raises(InvalidStatus) as refused:
+        websocket(settings, "/web_demo2/_stcore/stream")
+    assert refused.value.response.status_code == 401
 
 
 def test_the_well_known_curl_line_works_with_the_token(settings, token):
     asked = request(settings["gateway_public_url"] + "/", token=token, body={"prompt": "你好", "history": []})
     asked.add_header("Content-Type", "application/x-www-form-urlencoded")  # what `curl -d` sends
-    status, text = send(asked)
+    status, text = send(asked, certificate_of(settings))
     assert status == 200
     assert json.loads(text)["response"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import glob
 import os
-import re
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
@@ -17,6 +17,7 @@ from ansible_collections.glmbox.box.plugins.module_utils.catalogue import (
     load,
 )
 from ansible_collections.glmbox.box.plugins.module_utils.fetching.fetcher import size_of
+from ansible_collections.glmbox.box.plugins.module_utils.gateway import FIRST, gateway_problems
 from ansible_collections.glmbox.box.plugins.module_utils.host import (
     folder_problems,
     host_notes,
@@ -30,8 +31,6 @@ from ansible_collections.glmbox.box.plugins.module_utils.inputs import (
     unknown_names,
     value_problems,
 )
-
-TOKEN = re.compile(r"[0-9A-Za-z_-]{32,}")
 
 
 class ActionModule(ActionBase):
@@ -84,7 +83,8 @@ class ActionModule(ActionBase):
                         problems.append(f"The value of {name} cannot be worked out: {error.message}")
             problems += value_problems(options, values)
             every_value |= values
-        return problems + range_problems(every_value) + self._wishes()
+        self._values = every_value
+        return problems + range_problems(every_value) + gateway_problems(every_value) + self._wishes()
 
     def _wishes(self):
         """Return what is wrong with inputs that have to fit each other, or a file of the controller."""
@@ -98,14 +98,6 @@ class ActionModule(ActionBase):
             )
         if args["ca_bundle"] and not os.path.isfile(os.path.expanduser(args["ca_bundle"])):
             problems.append(f"box_ca_bundle is {args['ca_bundle']}, and there is no such file on this controller.")
-        token_file = args["token_file"]
-        if os.path.isfile(token_file):
-            with open(token_file, encoding="utf-8", errors="replace") as file:
-                if not TOKEN.fullmatch(file.read().strip()):
-                    problems.append(
-                        f"{token_file} holds no token of at least 32 letters and digits. Delete it and run again with "
-                        "-e gateway_new_token=true."
-                    )
         return problems
 
     def _key(self):
@@ -155,7 +147,10 @@ class ActionModule(ActionBase):
         }
         problems += host_problems(facts, wish)
         facts["notes"] = host_notes(facts, wish)
-        if args["gateway_unit"] in facts["present"] and not os.path.exists(args["token_file"]):
+        kept = set(self._values.get("gateway_users", [FIRST])) - set(self._values.get("gateway_renew") or [])
+        # Where another name's token stands, this one may have been off the list, which removed it.
+        gone = FIRST in kept and not glob.glob(glob.escape(args["token_file"]) + "*")
+        if gone and args["gateway_unit"] in facts["present"]:
             problems.append(
                 f"The box was deployed with a token, but {args['token_file']} is gone from this controller. "
                 "Put it back, or make a new token with -e gateway_new_token=true; clients then need the new one."

@@ -54,6 +54,7 @@ RANGES = {
     "demos_health_port": (1024, 65535),
     "demos_max_body_bytes": (1024, 2**30),
     "demos_openai_port": (1024, 65535),
+    "demos_next_ports": (5, 1000),
     "demos_parallel_generations": (1, 64),
     "demos_queue_limit": (0, 1000),
     "demos_ready_seconds": (10, 86400),

@@ -16,6 +16,14 @@ options:
     description: The token's file on the controller.
     type: path
     required: true
+  user:
+    description: Whose token it is.
+    type: str
+    default: glmbox
+  certificate:
+    description: The PEM file on the controller that the box's certificate is held against; empty for the system's.
+    type: path
+    default: ""
   prompt:
     description: What to ask.
     type: str
@@ -44,4 +52,8 @@ seconds:
   description: Seconds until the plain answer was whole.
   returned: success
   type: float
+fingerprint:
+  description: SHA-256 of the named certificate, as programs show it; empty where none is named.
+  returned: success
+  type: str
 """
