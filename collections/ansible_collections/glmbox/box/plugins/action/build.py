@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 
+from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.glmbox.box.plugins.module_utils import packs_cache, program
 from ansible_collections.glmbox.box.plugins.module_utils.catalogue import CatalogueError, load
@@ -59,7 +60,12 @@ class ActionModule(ActionBase):
             return dict(result, changed=True, **kept)
         if looked["problems"]:
             return dict(result, failed=True, msg="\n".join(looked["problems"]))
-        manifest = {} if looked["packed"] or looked["running"] else self._push_pack(spec, looked)
+        manifest = {}
+        if spec["cache"] and not (looked["built"] or looked["packed"] or looked["running"]):
+            try:
+                manifest = self._push_pack(spec, looked)
+            except (AnsibleError, OSError) as error:  # a cache is no more than a help
+                self._tell([f"The cached build is not pushed: {str(error).rstrip('.')}. It is built on the box."])
         packed = base64.b64encode(program.builder()).decode()
         started = self._on_box("start", spec=spec, program=packed, manifest=manifest)
         if started.get("failed"):
@@ -108,8 +114,6 @@ class ActionModule(ActionBase):
 
     def _push_pack(self, spec, looked):
         """Push the controller's pack of this very build, if it has one; return its manifest, or an empty one."""
-        if not spec["cache"]:
-            return {}
         cache = packs_cache.Cache(self._task.args["cache_dir"])
         manifest, complaint = cache.get(looked["stem"], looked["inputs"])
         if complaint:
@@ -127,6 +131,13 @@ class ActionModule(ActionBase):
         )
         return manifest
 
+    def _drop_pack(self, stem):
+        """Remove a pack that the box could not use from the controller's cache."""
+        try:
+            packs_cache.Cache(self._task.args["cache_dir"]).drop(stem)
+        except OSError as error:
+            self._tell([f"The pack of {stem} is no good, and cannot be removed: {error}"])
+
     def _wait(self):
         args = self._task.args
         link = f"{args['install_dir'].rstrip('/')}/{args['name']}"
@@ -138,11 +149,12 @@ class ActionModule(ActionBase):
             waited = self._on_box("wait", slice_seconds=SLICE_SECONDS, **more)
             if waited.get("failed"):
                 return waited
+            if waited["problem"] or waited["stands"]:
+                self._tell(waited["notes"])
+                if waited.get("rejected"):  # one that the box makes anew is brought at the end of a run
+                    self._drop_pack(os.path.basename(prefix))
             if waited["problem"]:
                 return {"failed": True, "msg": waited["problem"]}
             if waited["stands"]:
-                self._tell(waited["notes"])
-                if waited.get("rejected"):  # the box has made a better one, which is brought at the end of the run
-                    packs_cache.Cache(args["cache_dir"]).drop(os.path.basename(prefix))
                 return {"changed": False, "stands": True, "notes": waited["notes"]}
             report(self._display, self._host, waited["running"])

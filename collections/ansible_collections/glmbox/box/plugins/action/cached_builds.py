@@ -8,7 +8,7 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.glmbox.box.plugins.module_utils.building.packs import PACK
 from ansible_collections.glmbox.box.plugins.module_utils.packs_cache import LIMIT_MIB, MIB, Cache
-from ansible_collections.glmbox.box.plugins.module_utils.progress import report
+from ansible_collections.glmbox.box.plugins.module_utils.progress import plain, report
 from ansible_collections.glmbox.box.plugins.module_utils.pushing import pull_file
 
 
@@ -21,29 +21,40 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         self._vars, self._host, args = task_vars, task_vars["inventory_hostname"], self._task.args
         cache = Cache(args["dir"])
+        listed = self._listed()
+        if listed.get("failed"):
+            return dict(result, **listed)
+        told = {"brought": [], "pruned": [], "notes": list(listed["notes"])}
+        done = []
         try:
-            listed = self._listed()
-            if listed.get("failed"):
-                return dict(result, **listed)
-            refused = [refusal for refusal in map(cache.refusal, listed["packs"]) if refusal]
-            if refused:
-                return dict(result, failed=True, msg="\n".join(refused))
-            small = [one for one in listed["packs"] if one["size"] <= int(args.get("pack_limit_mib", 1024)) * MIB]
-            lacking = [one for one in small if not cache.has(one["stem"])]
-            if self._task.check_mode:
-                return dict(result, changed=bool(lacking), brought=[one["stem"] for one in lacking], pruned=[])
-            problems = [problem for problem in (self._bring(cache, one) for one in lacking) if problem]
+            done = self._keep(cache, listed, told)
         except (AnsibleError, OSError) as error:
-            return dict(result, failed=True, msg=f"The builds were not brought to {cache.folder}: {error}")
-        if problems:
-            return dict(result, failed=True, msg="\n".join(problems))
+            # The box answers already; that the next one has to build is no failure of this run.
+            told["notes"].append(f"Finished builds were not brought to {cache.folder}: {error}")
+        for note in told["notes"]:
+            self._display.display(f"{self._host}  cache  {plain(note)}")
+        return dict(result, changed=bool(told["brought"] or done), **told)
+
+    def _keep(self, cache, listed, told):
+        """Bring what the controller lacks, noting in `told` what came of it; return the packs that left the box."""
+        refused = [refusal for refusal in map(cache.refusal, listed["packs"]) if refusal]
+        told["notes"] += refused
+        limit = int(self._task.args.get("pack_limit_mib", 1024)) * MIB
+        small = [one for one in listed["packs"] if not cache.refusal(one) and one["size"] <= limit]
+        lacking = [one for one in small if not cache.has(one["stem"])]
+        if self._task.check_mode:
+            told["brought"] = [one["stem"] for one in lacking]
+            return []
+        for one in lacking:
+            problem = self._bring(cache, one)
+            told["notes" if problem else "brought"].append(problem or one["stem"])
         # Beside the build itself a pack only takes room; on a disk of its own it outlives the build.
-        done = [] if listed["apart"] else [one["stem"] for one in small]
+        done = [] if listed["apart"] else [one["stem"] for one in small if cache.has(one["stem"])]
         if done:
             self._on_box("drop", stems=done)
-        pruned = cache.prune(int(args.get("limit_mib", LIMIT_MIB))) if lacking else []
-        brought = [one["stem"] for one in lacking]
-        return dict(result, changed=bool(brought or done), brought=brought, pruned=pruned)
+        if lacking:
+            told["pruned"] = cache.prune(int(self._task.args.get("limit_mib", LIMIT_MIB)))
+        return done
 
     def _on_box(self, step, **more):
         given = {key: self._task.args[key] for key in ("box_dir", "install_dir", "jobs_dir")}

@@ -16,12 +16,16 @@ from collections.abc import Iterator
 from ansible_collections.glmbox.box.plugins.module_utils.building import packs
 from ansible_collections.glmbox.box.plugins.module_utils.building.identity import stem_of
 from ansible_collections.glmbox.box.plugins.module_utils.files import read_json, sha256_of, write_json
-from ansible_collections.glmbox.box.plugins.module_utils.progress import duration
+from ansible_collections.glmbox.box.plugins.module_utils.progress import duration, plain
 
 FOLDER = "~/.cache/glmbox/builds"
 LIMIT_MIB = 10240
 MIB = 2**20
 STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+# A Debian package; apt takes a hyphen at the end for the wish to remove it.
+PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]*[a-z0-9.+]")
+SYSTEM = ("architecture", "glibc", "distribution", "compiler")
 
 
 class Cache:
@@ -42,10 +46,15 @@ class Cache:
                 return {}, ""
             packs.drop(self.folder, stem)
             return {}, f"{self.path(stem)} is not the build that its name says, or not whole; it was removed."
+        refusal = self.refusal(dict(manifest, stem=stem))
+        if refusal:  # brought by an earlier release, which looked less closely
+            packs.drop(self.folder, stem)
+            return {}, f"{refusal} It was removed."
         if sha256_of(self.path(stem)) != manifest.get("sha256"):
             packs.drop(self.folder, stem)
             return {}, f"{self.path(stem)} does not have the sha256 of its manifest; it was removed."
-        os.utime(self.path(stem))  # what was used last goes last
+        with contextlib.suppress(OSError):  # a cache that one may only read has somebody else to prune it
+            os.utime(self.path(stem))  # what was used last goes last
         return manifest, ""
 
     def drop(self, stem: str) -> None:
@@ -54,16 +63,20 @@ class Cache:
 
     def has(self, stem: str) -> bool:
         """Tell whether a pack is there, as far as its manifest tells."""
-        return any(one["stem"] == stem for one in packs.listed(self.folder))
+        return any(one["stem"] == stem for one in self.listed())
 
     def refusal(self, manifest: dict) -> str:
         """Return why what a box says of a pack cannot be true, or nothing. A box is somebody else's machine."""
-        stem, inputs, size = (manifest.get(key) for key in ("stem", "inputs", "size"))
+        stem, inputs = manifest.get("stem"), manifest.get("inputs")
         named = isinstance(inputs, dict) and {"name", "version", "system"} <= set(inputs) and stem == stem_of(inputs)
-        if named and STEM.fullmatch(str(stem)) and isinstance(size, int):
-            return ""
+        if not named or not STEM.fullmatch(str(stem)):
+            called = f"{str(stem)[:100]!r}, which is not what its inputs make it"
+            return f"A pack of the box is called {called}. It is not used."
+        wrong = _wrong(manifest)
         return (
-            f"A pack of the box is called {str(stem)[:100]!r}, which is not what its inputs make it. It is not brought."
+            f"The manifest of the box's pack {stem} makes no sense ({', '.join(wrong)}). It is not used."
+            if wrong
+            else ""
         )
 
     def put(self, manifest: dict, draft: str) -> str:
@@ -87,12 +100,17 @@ class Cache:
 
     def listed(self) -> list[dict]:
         """Return the manifests of all packs, the latest used first; each with `stem`, and `used` in epoch seconds."""
-        found = [dict(one, used=os.path.getmtime(self.path(one["stem"]))) for one in packs.listed(self.folder)]
+        whole = [one for one in packs.listed(self.folder) if not self.refusal(one)]
+        found = [dict(one, used=os.path.getmtime(self.path(one["stem"]))) for one in whole]
         return sorted(found, key=lambda one: -one["used"])
 
     def prune(self, limit_mib: int) -> list[str]:
         """Remove packs, the longest unused first, until the rest fits; return the stems of those that went."""
         gone, total = [], 0
+        for one in packs.listed(self.folder):
+            if self.refusal(one):
+                packs.drop(self.folder, one["stem"])
+                gone.append(one["stem"])
         for one in self.listed():
             total += one["size"]
             if total > limit_mib * MIB:
@@ -106,6 +124,23 @@ class Cache:
         return gone
 
 
+def _wrong(manifest: dict) -> list[str]:
+    """Return which parts of a manifest are not what they have to be."""
+    inputs, system = manifest["inputs"], manifest["inputs"]["system"]
+    size, seconds, sha256, packages = (manifest.get(key) for key in ("size", "seconds", "sha256", "packages"))
+    right = {
+        "name": isinstance(inputs["name"], str),
+        "version": isinstance(inputs["version"], str),
+        "system": isinstance(system, dict) and all(isinstance(system.get(part), str) for part in SYSTEM),
+        "size": isinstance(size, int) and size >= 0,
+        "seconds": isinstance(seconds, (int, float)) and 0 <= seconds < float("inf"),
+        "sha256": isinstance(sha256, str) and SHA256.fullmatch(sha256),
+        "packages": isinstance(packages, list)
+        and all(isinstance(one, str) and PACKAGE.fullmatch(one) for one in packages),
+    }
+    return [part for part, is_right in right.items() if not is_right]
+
+
 def table(found: list[dict], now: float) -> list[str]:
     """Return a table of packs. found: as Cache.listed returns them. now: seconds of the epoch."""
     rows = [["build", "version", "for", "size", "took", "last used"]]
@@ -114,9 +149,9 @@ def table(found: list[dict], now: float) -> list[str]:
         on = inputs["system"]
         rows.append(
             [
-                inputs["name"],
-                inputs["version"],
-                f"{on['distribution']} {on['architecture']}, glibc {on['glibc']}, {on['compiler']}",
+                plain(inputs["name"]),
+                plain(inputs["version"]),
+                plain(f"{on['distribution']} {on['architecture']}, glibc {on['glibc']}, {on['compiler']}"),
                 f"{one['size'] / MIB:.0f} MiB",
                 duration(one["seconds"]),
                 f"{duration(max(0.0, now - one['used']))} ago",

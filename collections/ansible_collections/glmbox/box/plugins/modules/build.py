@@ -13,7 +13,7 @@ from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.glmbox.box.plugins.module_utils import jobs
-from ansible_collections.glmbox.box.plugins.module_utils.building import identity, packs
+from ansible_collections.glmbox.box.plugins.module_utils.building import identity, packs, waiting
 from ansible_collections.glmbox.box.plugins.module_utils.files import hash_of, sha256_of, write_bytes, write_json
 
 DOCUMENTATION = r"""
@@ -172,7 +172,7 @@ stands:
   returned: always
   type: bool
 notes:
-  description: What the job has to say beside its work, such as that a pack was not used.
+  description: What the job has to say beside its work, such as that a pack was not used, and nobody was told yet.
   returned: for C(wait)
   type: list
   elements: str
@@ -200,14 +200,17 @@ def look(params: Dict[str, Any]) -> Dict[str, Any]:
     linked = identity.is_linked(found["link"], found["prefix"]) and not identity.links_to_lay(
         spec["links"], found["link"]
     )
-    stands = identity.stands(found["prefix"], found["inputs"]) and linked
-    status = jobs.status(params["jobs_dir"], "build-" + spec["name"])
+    running = jobs.status(params["jobs_dir"], "build-" + spec["name"])["state"] == "running"
+    # Its packing was killed. To start the job once more costs little, and packs it.
+    half = bool(spec["cache"]) and not running and os.path.exists(packs.draft_of(spec["cache"], found["stem"]))
+    built = identity.stands(found["prefix"], found["inputs"])
     return dict(
         found,
-        stands=stands,
-        running=status["state"] == "running",
+        stands=built and linked and not half,
+        built=built,
+        running=running,
         packed=bool(packs.usable(spec["cache"], found["stem"], found["inputs"])) if spec["cache"] else False,
-        problems=[] if stands else identity.problems_of(spec, found["prefix"], found["link"]),
+        problems=[] if built and linked else identity.problems_of(spec, found["prefix"], found["link"]),
     )
 
 
@@ -266,7 +269,8 @@ def wait(params: Dict[str, Any]) -> Dict[str, Any]:
     result = status["result"] or {"notes": [], "problem": ""}
     stands = identity.is_linked(params["link"], params["prefix"]) and os.path.exists(params["stamp"])
     known = [jobs.status(state_dir, one) for one in jobs.names(state_dir)]
-    problem = ""
+    # All pushes come before this; what then has no job that brings it does not come.
+    problem = "" if stands else waiting.stuck(state_dir, status)
     if status["state"] != "running" and not (stands and status["state"] == "done"):
         problem = result["problem"] or (
             "The job %s ended as %s before its build stood; its log's last lines:\n  %s\nThe log is %s on the box. "
@@ -276,7 +280,7 @@ def wait(params: Dict[str, Any]) -> Dict[str, Any]:
     return {
         "stands": stands,
         "problem": problem,
-        "notes": result["notes"],
+        "notes": waiting.news(status) if stands or problem else [],
         "rejected": result.get("rejected", False),
         "running": [one for one in known if one["state"] == "running"],
     }

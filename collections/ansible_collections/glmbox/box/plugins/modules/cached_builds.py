@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import os
+from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.glmbox.box.plugins.module_utils import jobs
-from ansible_collections.glmbox.box.plugins.module_utils.building import packs
+from ansible_collections.glmbox.box.plugins.module_utils.building import packs, waiting
 from ansible_collections.glmbox.box.plugins.module_utils.files import disk_of
 
 DOCUMENTATION = r"""
@@ -64,9 +65,30 @@ pruned:
   returned: always
   type: list
   elements: str
+notes:
+  description: What building and packing has to say that nobody was told yet, and why a pack was not brought.
+  returned: always
+  type: list
+  elements: str
 """
 
 PREFIX = "build-"
+
+
+def look(params: Dict[str, Any], check_mode: bool) -> Dict[str, Any]:
+    """Return the packs, the jobs that may make another, and what they have to say; wait one slice for those jobs."""
+    jobs_dir = params["jobs_dir"]
+    known = [jobs.status(jobs_dir, name) for name in jobs.names(jobs_dir) if name.startswith(PREFIX)]
+    # One that waits for what nobody brings has nothing to pack.
+    names = [status["name"] for status in known if not waiting.stuck(jobs_dir, status)]
+    known = jobs.wait(jobs_dir, names, 0.0 if check_mode else params["slice_seconds"])
+    running = [status for status in known if status["state"] == "running"]
+    ended = [] if running or check_mode else known
+    return {
+        "packs": packs.listed(params["box_dir"]),
+        "running": running,
+        "notes": ["%s: %s" % (status["name"], note) for status in ended for note in waiting.news(status)],
+    }
 
 
 def main() -> None:
@@ -86,12 +108,9 @@ def main() -> None:
         for stem in params["stems"]:
             packs.drop(params["box_dir"], stem)
         module.exit_json(changed=bool(params["stems"]))
-    names = [name for name in jobs.names(params["jobs_dir"]) if name.startswith(PREFIX)]
-    known = jobs.wait(params["jobs_dir"], names, 0.0 if module.check_mode else params["slice_seconds"])
     module.exit_json(
         changed=False,
-        packs=packs.listed(params["box_dir"]),
-        running=[status for status in known if status["state"] == "running"],
+        **look(params, module.check_mode),
         apart=disk_of(params["box_dir"])["device"] != disk_of(os.path.dirname(params["install_dir"]))["device"],
     )
 

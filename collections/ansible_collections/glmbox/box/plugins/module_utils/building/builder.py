@@ -5,6 +5,7 @@ Runs on the box as a program of its own: standard library alone, Python 3.8.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import glob
@@ -55,6 +56,8 @@ class Builder:
                 self._refuse()
                 if not self._from_pack():
                     self._from_sources()
+                    if self.spec["cache"]:  # what is there under its name was not used, so that nothing proves it
+                        packs.drop(self.spec["cache"], self.stem)
             self._point()
             self._lay_links()
             self._clear()
@@ -81,7 +84,8 @@ class Builder:
             return False
         # Whatever fails here is no fault of the pack's.
         with self.diary.segment("install the libraries that it needs"):
-            install_packages(manifest["packages"], self.spec["work_dir"])
+            # Packs that were made by earlier releases may name the driver's.
+            install_packages(packs.without_driver(manifest["packages"]), self.spec["work_dir"])
         self._await_needs()
         try:
             with self.diary.segment("unpack from the cache"):
@@ -90,9 +94,15 @@ class Builder:
             with self.diary.segment("proof"):
                 run_step(self._proof(), self._files(), self._variables(), self.log, self.diary)
         except (packs.PackError, BuildFailed, OSError) as error:
-            packs.drop(folder, self.stem)
+            full = full_disk([self.work, self.prefix])
             self._begin_prefix(empty=True)
-            self.diary.result["rejected"] = True
+            if full or isinstance(error, OSError):  # no fault of the pack's, and no better for what is compiled
+                raise BuildFailed(
+                    "The cached build %s cannot be unpacked: %s\n%sMend that and run again." % (self.stem, error, full)
+                ) from error
+            if isinstance(error, (packs.BadPack, BuildFailed)):
+                packs.drop(folder, self.stem)
+                self.diary.result["rejected"] = True
             self.diary.note(
                 "The cached build %s is not used: %s. It is built anew." % (self.stem, str(error).rstrip("."))
             )
@@ -113,9 +123,10 @@ class Builder:
             )
         self._await_artifacts()
         self._drop_stale()
+        # Before the first step, what the prefix holds is half of a pack, or has failed its proof.
+        self._begin_prefix(empty=not os.path.isdir(os.path.join(self.work, "source")))
         source = self._source()
         self._await_needs()
-        self._begin_prefix(empty=False)
         steps = [*spec["steps"], self._proof()]
         for number, step in enumerate(steps):
             done = os.path.join(self.work, "done-%d" % number)
@@ -173,14 +184,24 @@ class Builder:
         return environment_of(self.spec, self.prefix, self.work)
 
     def _begin_prefix(self, empty: bool) -> None:
-        """Make the prefix ours; what an earlier run left there goes where it has to be empty."""
-        if empty and os.path.lexists(self.prefix):
-            shutil.rmtree(self.prefix)
+        """Make the prefix ours; what an earlier run left there goes where it has to be empty.
+
+        Whenever that is cut short, the folder holds the mark by which the next run knows it for ours.
+        """
         os.makedirs(self.prefix, exist_ok=True)
         with open(os.path.join(self.prefix, identity.BEGUN), "w", encoding="ascii"):
             pass
+        with contextlib.suppress(FileNotFoundError):  # first of all: a stamp is believed
+            os.unlink(os.path.join(self.prefix, identity.STAMP))
+        for name in set(os.listdir(self.prefix)) - {identity.BEGUN} if empty else ():
+            path = os.path.join(self.prefix, name)
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
 
     def _finish(self) -> None:
+        os.sync()  # after a power cut the stamp would vouch for files that never reached the disk
         write_json(os.path.join(self.prefix, identity.STAMP), self.inputs)
         os.unlink(os.path.join(self.prefix, identity.BEGUN))
 
@@ -189,7 +210,7 @@ class Builder:
     def _await_artifacts(self) -> None:
         """Wait until the files stand under their final names, which they get when their hash was proven."""
         for artifact, paths in self.spec["artifacts"].items():
-            with self.diary.segment("wait for %s" % artifact, waits_for=[artifact]):
+            with self.diary.wait(artifact, paths, "fetch-" + artifact):
                 deadline = time.monotonic() + PATIENCE_SECONDS
                 while not all(os.path.exists(path) for path in paths):
                     if time.monotonic() > deadline:
@@ -201,9 +222,10 @@ class Builder:
         for need in self.spec["needs"]:
             name = os.path.basename(need["link"])
             stamp = os.path.join(need["prefix"], identity.STAMP)
-            with self.diary.segment("wait for %s" % name, waits_for=[name]):
+            job = "build-" + name
+            with self.diary.wait(name, [stamp], job):
                 while not os.path.exists(stamp):
-                    running = jobs.status(self.jobs_dir, "build-" + name)["state"] == "running"
+                    running = jobs.status(self.jobs_dir, job)["state"] == "running"
                     if not running and not os.path.exists(stamp):
                         raise BuildFailed(
                             "%s needs %s, whose build has failed or was stopped. Run again."
@@ -233,13 +255,21 @@ class Builder:
                 shutil.rmtree(stale)
 
     def _clear(self) -> None:
+        """Remove what was unpacked and compiled; first by name, since half of it would be taken for work begun."""
+        gone = self.work + ".gone"
+        if os.path.isdir(gone):
+            shutil.rmtree(gone)
         if os.path.isdir(self.work):
-            shutil.rmtree(self.work)
+            os.rename(self.work, gone)
+            shutil.rmtree(gone)
 
     def _pack(self) -> None:
         """Pack it where that is wanted, not done yet, and no trouble: a build without its pack is as good."""
         folder, limit = self.spec["cache"], self.spec["pack_limit_mib"]
-        if not folder or packs.usable(folder, self.stem, self.inputs):
+        if not folder:
+            return
+        packs.drop_drafts(folder, self.spec["name"])
+        if packs.usable(folder, self.stem, self.inputs):
             return
         # On a disk of its own a pack outlives the build, so that any size is worth it.
         apart = disk_of(folder)["device"] != disk_of(self.prefix)["device"]
@@ -277,9 +307,26 @@ def _mib_below(folder: str) -> int:
 
 
 def main(arguments: List[str]) -> None:
-    """Run the build that a specification's file describes. arguments: that file."""
+    """Run the build that a specification's file describes. arguments: that file, which is removed."""
     os.umask(0o022)  # the user that serves has to read what root's own umask might hide
-    builder = Builder(read_json(arguments[0]), os.path.dirname(os.environ["JOB_DIR"]))
+    spec = read_json(arguments[0])
+    if spec is None:
+        sys.exit("The specification %s is gone: another run's job has just taken it. Run again." % arguments[0])
+    _forget(arguments[0])
+    try:
+        _build(Builder(spec, os.path.dirname(os.environ["JOB_DIR"])))
+    finally:
+        _forget(arguments[0])  # who attached to this job has written it once more
+
+
+def _forget(path: str) -> None:
+    """Remove a specification, since an index's address in it may hold a login."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _build(builder: Builder) -> None:
+    """Run a build; leave with a sentence where it fails."""
     try:
         builder.run()
     except (BuildFailed, OSError) as error:

@@ -23,6 +23,10 @@ LOCK_SECONDS = 900
 APT_TRIES = 3
 # With less than this left, a step that failed most likely failed for want of room.
 FULL_MIB = 32
+# What of the login shell's environment a step may see. All else may change what is built (CC, CFLAGS, MAKEFLAGS, a
+# conda's paths) or how bash behaves, and is no input. What pip is told of indexes is none: hashes prove what it brings.
+PASSED = ("HOME", "LANG", "TMPDIR", "HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY")
+PASSED_BEGINNINGS = ("LC_", "PIP_")
 
 
 class BuildFailed(Exception):
@@ -62,21 +66,42 @@ class Diary:
         self.save()
 
     @contextlib.contextmanager
-    def segment(self, what: str, waits_for: Optional[List[str]] = None) -> Iterator[None]:
-        """Note how long something takes. waits_for: names of builds or artifacts, where it is a wait."""
-        one: Dict[str, Any] = {"what": what, "kind": "wait" if waits_for else "work", "begun": self._now()}
-        if waits_for:
-            one["for"] = waits_for
+    def segment(self, what: str) -> Iterator[None]:
+        """Note how long something takes."""
+        one: Dict[str, Any] = {"what": what, "kind": "work", "begun": self._now()}
         self.show(what)
         print("== " + what, flush=True)
         try:
             yield
         finally:
             one["ended"] = self._now()
+            self.result["segments"].append(one)
+            self.save()
+
+    @contextlib.contextmanager
+    def wait(self, name: str, files: List[str], job: str) -> Iterator[None]:
+        """Note how long a build waits for files; meanwhile the result tells of it, so that others see who is stuck.
+
+        name: of the build or artifact that they are of. job: the one that brings them.
+        """
+        if all(map(os.path.exists, files)):
+            yield
+            return
+        what = "wait for %s" % name
+        one: Dict[str, Any] = {"what": what, "kind": "wait", "for": [name], "begun": self._now()}
+        self.result["awaits"] = {"name": name, "files": files, "job": job}
+        self.save()
+        self.show(what)
+        print("== " + what, flush=True)
+        try:
+            yield
+        finally:
+            one["ended"] = self._now()
+            del self.result["awaits"]
             # A wait that was none is no part of the picture.
-            if not waits_for or one["ended"] - one["begun"] >= 0.5:
+            if one["ended"] - one["begun"] >= 0.5:
                 self.result["segments"].append(one)
-                self.save()
+            self.save()
 
     def work_seconds(self) -> float:
         """Return how long was worked so far, waits aside."""
@@ -104,7 +129,9 @@ def install_packages(packages: List[str], work_dir: str) -> List[str]:
         for attempt in range(APT_TRIES):
             if attempt:
                 time.sleep(5 * attempt)
-                subprocess.run(["apt-get", *options, "update"], env=environment, stdin=subprocess.DEVNULL, check=False)
+                # Where a job was killed inside apt, apt refuses everything until this was run.
+                for mend in (["dpkg", "--configure", "-a"], ["apt-get", *options, "update"]):
+                    subprocess.run(mend, env=environment, stdin=subprocess.DEVNULL, check=False)
             ended = subprocess.run(
                 install, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
             )
@@ -113,7 +140,7 @@ def install_packages(packages: List[str], work_dir: str) -> List[str]:
             if not ended.returncode:
                 return missing
     raise BuildFailed(
-        "apt cannot install %s: %s\nMend the box's apt sources and run again."
+        "apt cannot install %s: %s\nMend that on the box, its apt sources most likely, and run again."
         % (", ".join(missing), " ".join(said.splitlines()[-3:]))
     )
 
@@ -152,10 +179,9 @@ def environment_of(spec: Dict[str, Any], prefix: str, work: str) -> Dict[str, st
     PREFIX; SOURCE, the unpacked archive; FILES, the folder of the files; JOBS; and for each need its prefix under its
     name, such as OPENSSL.
     """
-    # A conda or a library path of the login shell must not find its way into a build, and a bash that sees SSH_CLIENT
-    # takes itself for a remote shell.
-    strange = ("LD_", "PYTHON", "JOB_", "SSH_")
-    variables = {key: value for key, value in os.environ.items() if not key.startswith(strange)}
+    variables = {
+        key: value for key, value in os.environ.items() if key.upper() in PASSED or key.startswith(PASSED_BEGINNINGS)
+    }
     variables.update({key: str(value) for key, value in spec["environment"].items()})
     for need in spec["needs"]:
         variables[os.path.basename(need["link"]).upper()] = need["prefix"]
