@@ -207,10 +207,22 @@ def test_max_tokens_counts_the_answer_alone() -> None:
     assert asked_with({"max_tokens": 7, "max_length": 9})["max_length"] == 9
 
 
-@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 0.0, "top_p": 0.7}, {"top_p": 0}])
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0}, {"temperature": 0.0, "top_p": 0.7}, {"top_p": 0}, {"top_p": 1e-320}]
+)
 def test_a_temperature_of_nothing_takes_the_likeliest_token(options: dict[str, object]) -> None:
     for asked in (asked_with(options), asked_with({}, **options)):
         assert (asked["do_sample"], asked["temperature"], asked["top_p"]) == (False, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": -1}, {"temperature": "hot"}, {"top_p": float("nan")}, {"top_p": 2}]
+)
+def test_settings_that_no_check_has_seen_do_not_reach_the_model(options: dict[str, object]) -> None:
+    host, model = make_host(), FakeModel()
+    with pytest.raises(Refused, match="temperature must be a number from 0 to 5, and top_p one from 0 to 1"):
+        next(Facade(model, "web_demo", host).stream_chat(TOKENIZER, "q", **options))  # type: ignore[call-overload]
+    assert (model.asked, host.turns.counts()) == ([], (0, 0))
 
 
 def test_every_token_is_counted_and_shows_that_the_model_moves() -> None:

@@ -31,9 +31,9 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def get(port: int, path: str) -> tuple[int, str]:
+def get(port: int, path: str, method: str = "GET") -> tuple[int, str]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    connection.request("GET", path)
+    connection.request(method, path)
     answer = connection.getresponse()
     return answer.status, answer.read().decode()
 
@@ -55,6 +55,8 @@ def test_health_is_200_only_when_ready() -> None:
         assert (status, json.loads(body)["state"], json.loads(body)["scripts"]["api"]) == (503, "failed", "failed")
         assert get(host.config.health_port, "/metrics")[0] == 200
         assert get(host.config.health_port, "/")[0] == 404
+        assert get(host.config.health_port, "/healthz", "HEAD") == (503, "")
+        assert get(host.config.health_port, "/healthz", "DELETE")[0] == 405
         with pytest.raises(OSError, match="in use"):
             start_health_server(host)
     finally:

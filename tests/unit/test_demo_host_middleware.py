@@ -298,3 +298,20 @@ def test_a_script_that_raises_is_logged_without_its_message() -> None:
     assert log_lines(host)[0]["error"].startswith("ValueError at ")
     assert "secret" not in str(log_lines(host))
     assert host.turns.counts() == (0, 0)
+
+
+def test_functions_of_the_page_are_called_over_its_queue_alone() -> None:
+    for path in ("/run/predict", "/api/predict", "/api/predict/"):
+        assert ask(make_host(), never, [b"{}"], script=WEB, path=path).status == 404
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_what_a_page_cannot_take_is_no_error_of_the_server(method: str) -> None:
+    async def broken(*_: Any) -> None:
+        raise OSError("File name too long: secret")
+
+    host = make_host()
+    client = ask(host, broken, [b"x"], script=WEB, path="/file=aaa", method=method)
+    assert client.status == 400
+    assert b"secret" not in client.body
+    assert log_lines(host)[-1]["error"].startswith("OSError at ")

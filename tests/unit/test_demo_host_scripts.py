@@ -1,5 +1,6 @@
 """Running scripts: quiet print, patched libraries, ports, and what the end of a script means."""
 
+import asyncio
 import os
 import socket
 import sys
@@ -121,6 +122,9 @@ def test_uvicorn_serves_on_loopback_and_the_scripts_port(monkeypatch: pytest.Mon
         def __init__(self, config: Any) -> None:
             self.config = config
 
+        async def startup(self) -> None:
+            raise AssertionError("never served")
+
         def run(self) -> None:
             served.append(self.config)
 
@@ -132,6 +136,29 @@ def test_uvicorn_serves_on_loopback_and_the_scripts_port(monkeypatch: pytest.Mon
     assert (options["host"], options["port"], options["workers"]) == ("127.0.0.1", 8101, 1)
     assert (options["access_log"], options["ws_max_size"]) == (False, 5000)
     assert isinstance(served[0].app, Gate)
+
+
+def test_the_host_can_close_the_ports_of_all_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Server:
+        servers = (SimpleNamespace(close=lambda: done.append("closed")),)
+
+        async def startup(self, sockets: Any = None) -> None:
+            done.append(f"started with {sockets}")
+
+    host = make_host()
+    patches.note_listeners(SimpleNamespace(Server=Server), host)
+
+    async def serve() -> None:
+        await Server().startup(sockets=3)
+        (stop,) = host.stop_listening
+        threading.Thread(target=stop).start()
+        while "closed" not in done:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(serve(), 10))
+    assert done == ["started with 3", "closed"]
 
 
 def test_gradio_serves_on_loopback_and_the_scripts_port(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,14 +64,14 @@ def _sampling_problems(data: dict[str, Any]) -> list[str]:
     length, top_p, temperature = data.get("max_length"), data.get("top_p"), data.get("temperature")
     if length is not None and not (type(length) is int and 1 <= length <= MAX_LENGTH):
         problems.append(f"max_length must be a whole number from 1 to {MAX_LENGTH}")
-    if top_p is not None and not (_is_number(top_p) and 0 < top_p <= 1):
+    if top_p is not None and not (is_number(top_p) and 0 < top_p <= 1):
         problems.append("top_p must be a number above 0 and up to 1")
-    if temperature is not None and not (_is_number(temperature) and 0 <= temperature <= 5):
+    if temperature is not None and not (is_number(temperature) and 0 <= temperature <= 5):
         problems.append("temperature must be a number from 0 to 5")
     return problems
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     # type(), not isinstance: true is an int to Python. math.isfinite() overflows on huge integers.
     return type(value) is int or (type(value) is float and math.isfinite(value))
 

@@ -3,11 +3,15 @@
 from collections.abc import Iterator
 from typing import Any
 
+from demo_host.checks import is_number
 from demo_host.generation import Generation
 from demo_host.request import ClientGone, Refused
 from demo_host.state import Host
 
 MODEL_DEFAULT_MAX_LENGTH = 8192  # of chat() and stream_chat() in modeling_chatglm.py, prompt included
+# Half precision knows no smaller ones: scores become infinite, or no token is left, and drawing one then is no error
+# on the GPU but an assertion that spoils the whole process. The likeliest token each time is what is meant.
+GREEDY_BELOW = 0.01
 
 
 class Facade:
@@ -84,8 +88,10 @@ class Facade:
         """
         options.update(generation.request.sampling if generation.request else {})
         options["logits_processor"] = [*(options.get("logits_processor") or []), generation]
-        if not options.get("temperature", 1) or not options.get("top_p", 1):
-            # No probability can be divided by 0: the likeliest token each time is what is meant.
+        temperature, top_p = options.get("temperature", 1), options.get("top_p", 1)
+        if not (is_number(temperature) and 0 <= temperature <= 5 and is_number(top_p) and 0 <= top_p <= 1):
+            raise Refused(400, "temperature must be a number from 0 to 5, and top_p one from 0 to 1.")
+        if min(temperature, top_p) < GREEDY_BELOW:
             options.update(do_sample=False, temperature=1.0, top_p=1.0)
         limit = getattr(self._model.config, "seq_length", MODEL_DEFAULT_MAX_LENGTH)
         asked, of_the_answer = options.get("max_length"), options.pop("max_tokens", None)

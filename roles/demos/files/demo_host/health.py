@@ -76,6 +76,7 @@ def _metric(name: str, kind: str, text: str, samples: list[tuple[str, int]]) -> 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # 5 would let clients wait for a second where many come at once
     host: Host
 
     def server_bind(self) -> None:
@@ -98,13 +99,20 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(404, "text/plain", "there are /healthz and /metrics\n")
 
+    do_HEAD = do_GET
+
+    def send_error(self, code: int, *more: Any) -> None:
+        """Refuse other methods as what they are, not allowed here, instead of as not implemented (501)."""
+        super().send_error(405 if code == 501 else code, *more)
+
     def _send(self, status: int, kind: str, text: str) -> None:
         body = text.encode()
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing: a probe asks every few seconds."""

@@ -21,7 +21,7 @@ STALL_SECONDS = 30.0  # for a stream's reader to ask for the next piece
 FAILED_SHOWN_SECONDS = 2.0  # for which /healthz says "failed" before the process ends
 PORT_CHECK_SECONDS = 10.0
 DRAIN_SECONDS = 20.0  # for running generations to end when the host is told to stop; the unit allows more
-FAREWELL_SECONDS = 0.2  # for the servers to send the last bytes of what was generated
+FAREWELL_SECONDS = 0.3  # for requests that came before the ports were closed, and for the last bytes of answers
 
 
 def main(arguments: list[str]) -> NoReturn:
@@ -89,16 +89,21 @@ def start(host: Host) -> None:
 
 
 def drain(host: Host) -> None:
-    """Let nobody in any more, and wait for those who are in the line, but not for ever."""
-    host.turns.close()
+    """Let nobody in any more, and wait for those who are in the line, but not for ever.
+
+    The ports are closed first: the gateway then turns to a second copy, where there is one.
+    """
     host.state.set("stopping", "the demos are being stopped")
     notify("STOPPING=1")
+    for stop in host.stop_listening:
+        stop()
+    time.sleep(FAREWELL_SECONDS)
+    host.turns.close()
     end = time.monotonic() + DRAIN_SECONDS
     while host.turns.counts() != (0, 0) and time.monotonic() < end:
         notify("WATCHDOG=1")
         time.sleep(0.05)
-    if host.turns.counts() == (0, 0):
-        time.sleep(FAREWELL_SECONDS)
+    time.sleep(FAREWELL_SECONDS)
     host.log.write("stopped", running=host.turns.counts()[0], waiting=host.turns.counts()[1])
 
 

@@ -15,6 +15,9 @@ from demo_host.turns import QueueFull
 Receive = Callable[[], Awaitable[Message]]
 Scope = dict[str, Any]
 
+# gradio's routes that call a function past its queue: a generator is begun there, holds its turn, and nobody goes on
+# with it. The page does not use them.
+DIRECT = ("/run/", "/api/")
 BODY_SECONDS = 30.0  # for each piece of a body to arrive
 
 
@@ -27,21 +30,42 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what needs no gate (GET, websockets, lifespan); gate all that has a body."""
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         try:
+            if scope["path"].startswith(DIRECT):
+                raise self._refused("input", 404, "The page's functions are called over its queue alone.")
+            if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+                await self._app_or_refusal(scope, receive, send)
+                return
             body = await self._read_body(scope, receive)
             if body is None:
                 return
             check = self._checks.get((scope["method"], scope["path"]))
             if check is None:
-                await self._app(scope, _replay(body, receive), send)
+                await self._app_or_refusal(scope, _replay(body, receive), send)
             else:
                 await self._generate(check, scope, body, receive, send)
         except Refused as refused:
             for message in refusal_messages(scope["path"], refused.status, str(refused)):
                 await send(message)
+
+    async def _app_or_refusal(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what does not reach the model; what the script cannot take is the request's fault and no 500."""
+        started = False
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except Exception as error:
+            self._host.log.write("error", script=self._script.name, error=self._host.log.describe(error))
+            if not started:
+                raise Refused(400, "The server cannot make sense of this request.") from error
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes | None:
         """Return the whole body, None if the client went away before it was sent."""

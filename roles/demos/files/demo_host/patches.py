@@ -1,5 +1,6 @@
 """Replaces the few library functions by which the scripts get their model and open their port."""
 
+import asyncio
 import os
 import sys
 from pathlib import Path
@@ -49,6 +50,7 @@ def patch_uvicorn(host: Host) -> None:
     import uvicorn
 
     limit_websockets(uvicorn, host.config.max_body_bytes)
+    note_listeners(uvicorn, host)
 
     def run(app: Any, *_: Any, **__: Any) -> None:
         script = current_script()
@@ -77,6 +79,23 @@ def limit_websockets(uvicorn: Any, max_bytes: int) -> None:
         original(self, *args, **{**options, "ws_max_size": max_bytes})
 
     uvicorn.Config.__init__ = __init__
+
+
+def note_listeners(uvicorn: Any, host: Host) -> None:
+    """Let the host close all listening sockets of this process's servers (gradio's too), and nothing else of them."""
+    original = uvicorn.Server.startup
+
+    async def startup(self: Any, *args: Any, **options: Any) -> None:
+        await original(self, *args, **options)
+        loop = asyncio.get_running_loop()
+
+        def close() -> None:
+            for listening in self.servers:
+                listening.close()
+
+        host.stop_listening.append(lambda: loop.call_soon_threadsafe(close))
+
+    uvicorn.Server.startup = startup
 
 
 def patch_gradio(host: Host) -> None:
@@ -110,8 +129,6 @@ def patch_gradio(host: Host) -> None:
 
 def patch_sse() -> None:
     """Let event streams run in several event loops: sse-starlette's exit signal belongs to the first one."""
-    import asyncio
-
     from sse_starlette.sse import EventSourceResponse
 
     async def never() -> None:

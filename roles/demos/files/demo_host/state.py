@@ -3,7 +3,8 @@
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from demo_host.config import Config
@@ -81,12 +82,13 @@ class Counters(NamedTuple):
 
 @dataclass
 class Host:
-    """What the parts of the host share."""
+    """What the parts of the host share; ``stop_listening`` closes the scripts' ports and no connection."""
 
     config: Config
     state: State
     turns: Turns
     log: Log
+    stop_listening: list[Callable[[], object]] = field(default_factory=list)
 
     def fail(self, detail: str, script: str | None = None) -> None:
         """Note and log why the host cannot go on; the main thread then ends the process with code 1."""
