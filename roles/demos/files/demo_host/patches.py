@@ -9,6 +9,7 @@ from typing import Any
 
 from demo_host.config import Script
 from demo_host.facade import Facade
+from demo_host.lighter import leave_plotting_out
 from demo_host.middleware import Gate
 from demo_host.scripts import current_script
 from demo_host.state import Host
@@ -100,6 +101,7 @@ def note_listeners(uvicorn: Any, host: Host) -> None:
 
 def patch_gradio(host: Host) -> None:
     """Make Blocks.launch() serve on loopback and the script's own port: not shared, no browser, not the next port."""
+    leave_plotting_out()
     import gradio
     from starlette.middleware import Middleware
 
