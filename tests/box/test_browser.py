@@ -8,6 +8,7 @@ from box import ROOT
 from browser import Album, chromium, ensure_packages, watch
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 from test_gateway import token_of, url_of
@@ -65,8 +66,11 @@ def ask(driver: Chrome, question: str, button: str, answers: str, album: Album) 
 
     answers: CSS selector of all answers on the page.
     """
-    element(driver, "//textarea").send_keys(question)
+    # Streamlit runs its script for the text, then again for the button; its page shows an answer only as a whole where
+    # the second run begins before the first has ended.
+    element(driver, "//textarea").send_keys(question, Keys.TAB)
     album.take(driver, "question")
+    WebDriverWait(driver, SECONDS).until(lambda there: shown(there, "[data-testid=stStatusWidget]") == [])
     until = watch(driver, answers)
     element(driver, f"//button[normalize-space()='{button}']").click()
     *growing, whole = until(lesson(question), SECONDS)
