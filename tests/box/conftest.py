@@ -7,6 +7,14 @@ import pytest
 from support import site
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let pytest-xdist keep tests of one box together, in their order: those of a file, and all of the served box."""
+    for item in items:
+        served = "served_box" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("served" if served else item.path.stem))
+
+
 @pytest.fixture(scope="module")
 def bare_box():
     """The inventory of a bare box, which has a tiny disk at /small and a user `renter` as well."""
