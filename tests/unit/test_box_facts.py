@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+
 import pytest
 from ansible_collections.glmbox.box.plugins.module_utils import machine
 from ansible_collections.glmbox.box.plugins.modules import box_facts
@@ -72,3 +75,27 @@ def test_the_compiler_is_the_systems(tmp_path, monkeypatch):
     assert (machine.compiler(), machine.has_compiler()) == ("gcc 12", True)
     stub.write_text("#!/bin/sh\nexit 1\n")
     assert (machine.compiler(), machine.has_compiler()) == ("", True)
+
+
+def test_only_what_is_asked_for_is_read_of_the_first_processs_environment(tmp_path):
+    environment = {
+        "VAST_TCP_PORT_22": "40022",
+        "VAST_TCP_PORT_8080": "40080",
+        "VAST_TCP_PORT_8080_TOKEN": "a secret",
+        "PUBLIC_IPADDR": "198.51.100.23",
+        "CONTAINER_API_KEY": "a secret",
+        "EMPTY": "",
+    }
+    (tmp_path / "environ").write_text("\0".join(f"{name}={value}" for name, value in environment.items()) + "\0")
+    wanted = ["VAST_TCP_PORT_{port}", "PUBLIC_IPADDR", "RUNPOD_POD_ID"]
+    found = box_facts.variables_of_first(wanted, str(tmp_path / "environ"))
+    assert found == {name: environment[name] for name in ("VAST_TCP_PORT_22", "VAST_TCP_PORT_8080", "PUBLIC_IPADDR")}
+    assert box_facts.variables_of_first(wanted, str(tmp_path / "nowhere")) == {}
+
+
+def test_who_listens_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        (found,) = [one for one in box_facts.listeners() if one["port"] == port]
+    assert found["address"] == "127.0.0.1"
+    assert found["program"].endswith(f"(process {os.getpid()})")

@@ -65,7 +65,7 @@ def test_the_boxes_python():
         ("data/glmbox", "not an absolute path"),
         ("~/glmbox", "not an absolute path"),
         ("/opt", "such as /opt/glmbox"),
-        ("/root/glmbox", "services see nothing below /root"),
+        ("/root/autodl-tmp/glmbox", ""),
     ],
 )
 def test_a_folder_is_our_own_and_visible(path, part):
@@ -115,6 +115,8 @@ WISH = {
         {"name": "gateway_port", "port": "3389", "unit": "/etc/ours"},
         {"name": "x", "port": 8100, "unit": "/etc/x"},
     ],
+    "other_ports": [],
+    "folders": {"box_data_dir": "/data/glmbox"},
     "needs_gpu": True,
     "model": "chatglm2-6b",
     "device": "cuda",
@@ -291,3 +293,20 @@ def test_the_plan_on_several_cards(cards_mib, wished, precision, cards):
 )
 def test_the_plan_says_whether_a_second_copy_fits(arguments, fits):
     assert plan(*arguments)["second_copy"] is fits
+
+
+def test_units_of_systemd_do_not_see_what_containers_see():
+    wish = WISH | {"folders": {"box_data_dir": "/root/autodl-tmp/glmbox"}}
+    (problem,) = host.host_problems(FACTS, wish)
+    assert "services see nothing below /root" in problem
+    assert not [one for one in host.host_problems(FACTS | {"init": "none"}, wish) if "below /root" in one]
+
+
+def test_who_holds_a_port_is_named_and_the_providers_other_port_too():
+    board = {"address": "0.0.0.0", "port": 6006, "program": "tensorboard (process 71)"}
+    ports = [{"name": "gateway_port", "port": 6006, "unit": "/etc/ours"}]
+    (problem,) = host.host_problems(FACTS | {"listeners": [board]}, WISH | {"ports": ports, "other_ports": [6008]})
+    assert problem == (
+        "Port 6006 is taken by something else on the box: tensorboard (process 71). Stop it, or set gateway_port to "
+        "another port that is mapped (6008)."
+    )

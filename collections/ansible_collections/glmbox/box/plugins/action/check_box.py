@@ -31,6 +31,12 @@ from ansible_collections.glmbox.box.plugins.module_utils.inputs import (
     unknown_names,
     value_problems,
 )
+from ansible_collections.glmbox.box.plugins.module_utils.providers import (
+    asked_of_box,
+    load_profiles,
+    port_problem,
+    provider_notes,
+)
 
 
 class ActionModule(ActionBase):
@@ -42,7 +48,7 @@ class ActionModule(ActionBase):
             "roles_dir", "roles", "names", "catalogue", "bundle", "dest",
             "folders", "disk_needs", "ports", "gateway_unit", "token_file", "model", "device", "precision",
             "lock", "torch", "python", "spared", "ca_bundle", "extra_mirrors", "forbidden_hosts", "trust_on_first_use",
-            "trusted_hashes",
+            "trusted_hashes", "provider", "providers",
         )
     )  # fmt: skip
 
@@ -124,10 +130,11 @@ class ActionModule(ActionBase):
         """Ask the box what it is and what it lacks; return its facts and everything that is in the way."""
         args = self._task.args
         paths = [need["path"] for need in args["disk_needs"]] + [need["unless"] for need in args["disk_needs"]]
+        profiles = load_profiles(args["providers"])
+        signs, variables = asked_of_box(profiles)
+        paths += [args["dest"], *(port["unit"] for port in args["ports"]), *args["spared"].values(), *signs]
         asked = self._execute_module(
-            "glmbox.box.box_facts",
-            {"paths": paths + [args["dest"], *(port["unit"] for port in args["ports"]), *args["spared"].values()]},
-            task_vars=self._vars,
+            "glmbox.box.box_facts", {"paths": paths, "variables": variables}, task_vars=self._vars
         )
         if asked.get("failed"):
             return None, [f"The box could not tell what it is: {asked.get('msg')} {asked.get('module_stderr', '')}"]
@@ -139,6 +146,8 @@ class ActionModule(ActionBase):
         wish = {
             "disk_needs": needs,
             "ports": args["ports"],
+            "other_ports": profiles[args["provider"]]["other_ports"],
+            "folders": args["folders"],
             "needs_gpu": bool(tags & {"all", "activate", "preflight"}),
             "model": args["model"],
             "device": args["device"],
@@ -146,7 +155,10 @@ class ActionModule(ActionBase):
             "torch": args["torch"],
         }
         problems += host_problems(facts, wish)
+        ports = [int(self._values.get(name, 0)) for name in ("gateway_port", "gateway_public_port")]
+        problems += filter(None, [port_problem(profiles[args["provider"]], facts["variables"], *ports)])
         facts["notes"] = host_notes(facts, wish)
+        facts["notes"] += provider_notes(profiles, args["provider"], facts["present"], facts["variables"])
         kept = set(self._values.get("gateway_users", [FIRST])) - set(self._values.get("gateway_renew") or [])
         # Where another name's token stands, this one may have been off the list, which removed it.
         gone = FIRST in kept and not glob.glob(glob.escape(args["token_file"]) + "*")

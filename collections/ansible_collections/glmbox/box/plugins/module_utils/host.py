@@ -101,8 +101,16 @@ def folder_problems(folders: dict) -> list[str]:
             problems.append(
                 f"{name} is {path}; it has to lie in a folder named glmbox, such as {path.rstrip('/')}/glmbox."
             )
-        elif parts[1] in HIDDEN_FOLDERS:
-            problems.append(f"{name} is {path}, and services see nothing below /{parts[1]}. Take a folder elsewhere.")
+    return problems
+
+
+def hidden_problems(folders: dict) -> list[str]:
+    """Return a sentence for each folder that units of systemd would not see. folders: variable to path."""
+    problems = []
+    for name, path in folders.items():
+        top = PurePosixPath(path).parts[1]
+        if top in HIDDEN_FOLDERS:
+            problems.append(f"{name} is {path}, and services see nothing below /{top}. Take a folder elsewhere.")
     return problems
 
 
@@ -172,11 +180,27 @@ def gpu_problems(facts: dict, wish: dict) -> list[str]:
     return problems
 
 
+def taken_problems(facts: dict, wish: dict) -> list[str]:
+    """Return a sentence for each port that somebody else holds. facts, wish: as host_problems."""
+    holders = {listener["port"]: listener.get("program", "") for listener in facts["listeners"]}
+    problems = []
+    for port in wish["ports"]:
+        number = int(port["port"])
+        if number not in holders or port["unit"] in facts["present"]:
+            continue
+        by = f": {holders[number]}" if holders[number] else ""
+        others = ", ".join(str(each) for each in wish["other_ports"]) if port["name"] == "gateway_port" else ""
+        to = f" to another port that is mapped ({others})" if others else ""
+        problems.append(f"Port {number} is taken by something else on the box{by}. Stop it, or set {port['name']}{to}.")
+    return problems
+
+
 def host_problems(facts: dict, wish: dict) -> list[str]:
     """Return every reason why the box cannot become what is wished, each a sentence with the next step.
 
     facts: what box_facts returns. wish: disk_needs ({path, mib, what}), ports ({name, port, unit}: free, or glmbox's
-    own where the unit's file is present), needs_gpu, torch (the release of torch+cu118), and what gpu_problems takes.
+    own where the unit's file is present), other_ports (that the provider maps too), folders (variable to path),
+    needs_gpu, torch (the release of torch+cu118), and what gpu_problems takes.
     """
     problems = []
     supported = SUPPORTED.get(facts["distribution"], ())
@@ -209,12 +233,9 @@ def host_problems(facts: dict, wish: dict) -> list[str]:
         problems.append(
             "The box was not booted with systemd, the only init that glmbox can start services under so far."
         )
-    taken = [listener["port"] for listener in facts["listeners"]]
-    for port in wish["ports"]:
-        if int(port["port"]) in taken and port["unit"] not in facts["present"]:
-            problems.append(
-                f"Port {port['port']} is taken by something else on the box. Stop it, or set {port['name']}."
-            )
+    else:
+        problems += hidden_problems(wish["folders"])
+    problems += taken_problems(facts, wish)
     problems += disk_problems(facts["disks"], [need for need in wish["disk_needs"] if need["mib"]])
     if wish["needs_gpu"]:
         problems += gpu_problems(facts, wish)

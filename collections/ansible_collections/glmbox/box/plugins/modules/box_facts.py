@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import platform
+import re
 import shutil
 import socket
 import struct
@@ -26,6 +28,13 @@ options:
     type: list
     elements: path
     default: []
+  variables:
+    description:
+      - Names of variables to read from the environment of process 1, which is how containers are told what is theirs.
+        C({port}) in a name stands for any number. No other variable is looked at, since keys stand among them.
+    type: list
+    elements: str
+    default: []
 author: glmbox (@glmbox)
 """
 
@@ -33,6 +42,7 @@ EXAMPLES = r"""
 - name: Read what the box is
   glmbox.box.box_facts:
     paths: [/opt/glmbox]
+    variables: ["VAST_TCP_PORT_{port}"]
 """
 
 RETURN = r"""
@@ -52,9 +62,38 @@ def address_of(packed: str) -> str:
     return socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)
 
 
+def programs_of_sockets() -> Dict[str, str]:
+    """Return who holds each socket, as the socket's inode and "name (process 12)", as far as this user may see."""
+    found: Dict[str, str] = {}
+    for link in glob.iglob("/proc/[0-9]*/fd/*"):
+        try:
+            target = os.readlink(link)
+            if not target.startswith("socket:["):
+                continue
+            pid = link.split("/")[2]
+            with open("/proc/%s/comm" % pid, encoding="utf-8", errors="replace") as file:
+                found.setdefault(target[8:-1], "%s (process %s)" % (file.read().strip(), pid))
+        except OSError:
+            continue  # it has ended, or is another user's
+    return found
+
+
+def variables_of_first(wanted: List[str], path: str = "/proc/1/environ") -> Dict[str, str]:
+    """Return the wanted variables of process 1's environment. wanted: names, in which {port} stands for a number."""
+    patterns = [re.escape(name).replace(re.escape("{port}"), "[0-9]+") for name in wanted]
+    try:
+        with open(path, "rb") as file:
+            pairs = file.read().decode("utf-8", "replace").split("\0")
+    except OSError:
+        return {}
+    split = (pair.partition("=") for pair in pairs)
+    return {name: value for name, _, value in split if any(re.fullmatch(pattern, name) for pattern in patterns)}
+
+
 def listeners() -> List[Dict[str, Any]]:
-    """Return what listens on TCP: address and port. /proc is read since some images have no `ss`."""
+    """Return what listens on TCP: address, port and program. /proc is read since some images have no `ss`."""
     found = []
+    programs: Dict[str, str] = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             with open(table, encoding="ascii") as file:
@@ -64,7 +103,9 @@ def listeners() -> List[Dict[str, Any]]:
         for row in rows:
             address, port = row[1].split(":")
             if row[3] == LISTEN:
-                found.append({"address": address_of(address), "port": int(port, 16)})
+                programs = programs or programs_of_sockets()
+                program = programs.get(row[9], "")
+                found.append({"address": address_of(address), "port": int(port, 16), "program": program})
     return sorted(found, key=lambda one: (one["port"], one["address"]))
 
 
@@ -119,8 +160,8 @@ def has_python_apt() -> bool:
     return asked.returncode == 0
 
 
-def facts(paths: List[str]) -> Dict[str, Any]:
-    """Return all facts of this box; `paths` are looked up on their disks."""
+def facts(paths: List[str], variables: List[str]) -> Dict[str, Any]:
+    """Return all facts of this box; `paths` are looked up on their disks, `variables` in process 1's environment."""
     distribution, version = machine.distribution()
     return dict(
         gpus(),
@@ -137,6 +178,7 @@ def facts(paths: List[str]) -> Dict[str, Any]:
         cpus=machine.cpus(),
         memory_mib=machine.memory_mib(),
         listeners=listeners(),
+        variables=variables_of_first(variables),
         disks={path: disk_of(path) for path in paths},
         present=[path for path in paths if os.path.exists(path)],
     )
@@ -144,9 +186,13 @@ def facts(paths: List[str]) -> Dict[str, Any]:
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={"paths": {"type": "list", "elements": "path", "default": []}}, supports_check_mode=True
+        argument_spec={
+            "paths": {"type": "list", "elements": "path", "default": []},
+            "variables": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
     )
-    found = facts(module.params["paths"])
+    found = facts(module.params["paths"], module.params["variables"])
     module.exit_json(changed=False, ansible_facts={"box": found})
 
 

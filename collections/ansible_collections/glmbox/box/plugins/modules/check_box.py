@@ -109,6 +109,14 @@ options:
     description: C(auto), or the wished precision.
     type: str
     required: true
+  provider:
+    description: The company that the box is rented from.
+    type: str
+    required: true
+  providers:
+    description: Folder of what is known of such companies, on the controller.
+    type: path
+    required: true
 author: glmbox (@glmbox)
 """
 
@@ -133,6 +141,8 @@ EXAMPLES = r"""
     model: chatglm2-6b
     device: cuda
     precision: auto
+    provider: autodl
+    providers: providers
 """
 
 RETURN = r"""
