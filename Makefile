@@ -52,7 +52,7 @@ molecule: .venv/.ready ## the deployment of fresh boxes, Debian 11 and 12: idemp
 
 test-box: .venv/.ready ## accidents on boxes: bad input, damaged files, killed runs
 	$(BIN)/python local_box/fill_bundle.py
-	pytest tests/box --numprocesses 2 --dist loadgroup
+	pytest tests/box --numprocesses 2 --dist loadscope
 
 test-pythons: .venv/.ready ## CPython 3.9, 3.11 and 3.13 on Debian 11 and 12: twenty minutes
 	pytest tests/pythons
