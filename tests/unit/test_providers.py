@@ -13,9 +13,9 @@ from ansible_collections.glmbox.box.plugins.module_utils.host import folder_prob
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROFILES = providers.load_profiles(str(ROOT / "providers"))
 KEYS = {
-    "title": str, "ssh_hosts": list, "signs": dict, "init": str, "gateway_port": int, "other_ports": list,
-    "public_port_variable": str, "public_host_variable": str, "public_address": str, "data_dir": str,
-    "accelerator": str, "boot_hook": dict, "stop": dict, "notes": list, "unsure": list,
+    "title": str, "ssh_hosts": list, "ssh_proxies": list, "signs": dict, "init": str, "gateway_port": int,
+    "other_ports": list, "public_port_variable": str, "public_host_variable": str, "public_address": str,
+    "data_dir": str, "accelerator": str, "boot_hook": dict, "stop": dict, "notes": list, "unsure": list,
 }  # fmt: skip
 VAST = {"VAST_CONTAINERLABEL": "C.1", "VAST_TCP_PORT_22": "40022", "VAST_TCP_PORT_8080": "40080"}
 
@@ -32,7 +32,7 @@ def test_a_profile_has_all_keys_of_their_types(name):
     assert profile["init"] in ("systemd", "none")
     assert all(0 < port < 65536 for port in [profile["gateway_port"], *profile["other_ports"]])
     assert set(profile["signs"]) == {"files", "variables"}
-    for pattern in profile["ssh_hosts"]:
+    for pattern in [*profile["ssh_hosts"], *profile["ssh_proxies"]]:
         re.compile(pattern)
     for path in [*profile["signs"]["files"], profile["accelerator"], profile["boot_hook"]["path"]]:
         assert path == "" or path.startswith("/")

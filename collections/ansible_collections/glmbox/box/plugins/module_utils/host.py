@@ -22,8 +22,8 @@ FULL_MEMORY_MIB = 4096
 _CONSOLE = "against the console's SSH line, and that the box is running"
 SSH_SAYS = {
     "permission denied": "the box refuses the login. Check ansible_user and ansible_ssh_private_key_file",
-    "host key verification failed": "its host key is not the pinned one. If you rented the box anew, remove the old "
-    "key with ssh-keygen -R, log in once by hand, and run again",
+    "host key verification failed": "its host key is not the pinned one. If you rented the box anew, enrol it "
+    "again with -e accept_new_host_key=true; one entered by hand needs ssh-keygen -R and a new login",
     "connection refused": f"nothing listens there. Check ansible_port {_CONSOLE}",
     "timed out": f"no answer in time. Check ansible_host and ansible_port {_CONSOLE}",
     "no route to host": f"the network knows no way there. Check ansible_host {_CONSOLE}",
@@ -42,10 +42,10 @@ HIDDEN_FOLDERS = ("home", "root", "tmp")
 SPARE = 1.1
 
 
-def unreachable(error: str, address: str) -> str:
-    """Turn what ssh says of a box that cannot be reached into a sentence with the next step."""
+def unreachable(error: str, address: str, says: dict[str, str] = SSH_SAYS) -> str:
+    """Turn what ssh (or what else speaks by `says`) tells of a box out of reach into a sentence with the next step."""
     said = " ".join(error.split())
-    for words, why in SSH_SAYS.items():
+    for words, why in says.items():
         if words in said.lower():
             return f"{address} does not answer: {why}."
     return f"{address} does not answer: {said}"
