@@ -164,8 +164,10 @@ def test_the_host_can_close_the_ports_of_all_servers(monkeypatch: pytest.MonkeyP
 def test_gradio_serves_on_loopback_and_the_scripts_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scripts._thread, "script", WEB, raising=False)
     launched: list[dict[str, Any]] = []
-    blocks = type("Blocks", (), {"launch": lambda self, **options: launched.append(options)})
-    gradio = module(monkeypatch, "gradio", Blocks=blocks)
+    chat, other = type("Chatbot", (), {})(), SimpleNamespace(latex_delimiters=["$"])
+    chat.latex_delimiters = [{"left": "$$", "right": "$$", "display": True}]
+    members = {"launch": lambda self, **options: launched.append(options), "blocks": {1: chat, 2: other}}
+    gradio = module(monkeypatch, "gradio", Blocks=type("Blocks", (), members), Chatbot=type(chat))
     queueing = module(monkeypatch, "gradio.queueing", traceback=None)
     module(monkeypatch, "gradio.routes", traceback=None)
     module(monkeypatch, "starlette")
@@ -177,6 +179,7 @@ def test_gradio_serves_on_loopback_and_the_scripts_port(monkeypatch: pytest.Monk
     assert (options["server_name"], options["server_port"]) == ("127.0.0.1", 8103)
     assert (options["share"], options["inbrowser"], options["show_api"]) == (False, False, False)
     assert options["app_kwargs"]["middleware"] == [(Gate, {"host": host, "script": WEB})]
+    assert (chat.latex_delimiters, other.latex_delimiters) == ([], ["$"])
     try:
         raise ValueError("secret")
     except ValueError:

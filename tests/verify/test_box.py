@@ -51,6 +51,13 @@ def test_a_service_is_unprivileged_and_hardened(box, settings, name):
     assert owner == settings["box_user"]
 
 
+@pytest.mark.parametrize("name", [*SERVICES, "glmbox-web-demo2"])
+def test_a_service_is_exposed_to_little(box, name):
+    """From 0 to 10, as systemd weighs what a unit may do; a plain one has 9.6."""
+    said = box.check_output(f"systemd-analyze security --no-pager {name}.service")
+    assert float(re.search(r"Overall exposure level for \S+: ([0-9.]+)", said)[1]) <= 2.5
+
+
 def test_the_user_cannot_log_in(box, settings):
     user = box.user(settings["box_user"])
     assert user.shell == "/usr/sbin/nologin"

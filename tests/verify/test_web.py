@@ -54,6 +54,16 @@ def test_the_page_answers_piece_by_piece_with_the_cookie_alone(settings, cookie)
     assert pieces[-1]["output"]["data"][0]
 
 
+def test_the_page_is_told_to_look_for_no_formulas(settings, cookie):
+    """gradio 3.50's page shows nothing but the first piece of an answer where it looks for some."""
+    asked = request(settings["gateway_public_url"] + "/config")
+    asked.add_header("Cookie", cookie)
+    status, text = send(asked, certificate_of(settings))
+    assert status == 200
+    chats = [part for part in json.loads(text)["components"] if part["type"] == "chatbot"]
+    assert [chat["props"]["latex_delimiters"] for chat in chats] == [[]]
+
+
 def test_a_websocket_needs_the_token_and_the_pages_own_origin(settings, cookie):
     name = cookie.split("=")[0]
     for headers in ({}, {"Cookie": name + "=" + "0" * 64}, {"Cookie": cookie, "Origin": "http://203.0.113.9"}):

@@ -100,7 +100,10 @@ def note_listeners(uvicorn: Any, host: Host) -> None:
 
 
 def patch_gradio(host: Host) -> None:
-    """Make Blocks.launch() serve on loopback and the script's own port: not shared, no browser, not the next port."""
+    """Make Blocks.launch() serve on loopback and the script's own port: not shared, no browser, not the next port.
+
+    Its chats are shown without KaTeX.
+    """
     leave_plotting_out()
     import gradio
     from starlette.middleware import Middleware
@@ -120,6 +123,11 @@ def patch_gradio(host: Host) -> None:
             "show_error": True,  # else a user never learns that the line is full or the history too long
             "app_kwargs": app_options,
         }
+        # After the first piece of an answer gradio 3.50's page would look for formulas, remove the empty node before
+        # which it puts the next piece, and show none. The scripts have made MathML of the formulas by then.
+        for block in self.blocks.values():
+            if isinstance(block, gradio.Chatbot):
+                block.latex_delimiters = []
         return original(self, **{**options, **forced})
 
     gradio.Blocks.launch = launch
