@@ -19,6 +19,10 @@ FIRST, SECOND = box.container("enrol-1"), box.container("enrol-2")
 OPEN_UP = f"""
 printf 'PasswordAuthentication yes\\nPermitRootLogin yes\\n' > /etc/ssh/sshd_config.d/01-password.conf
 useradd --no-create-home --shell /usr/sbin/nologin closed
+useradd --create-home --shell /bin/bash renter
+echo 'renter ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/renter
+# A greeting that spoils sftp and scp.
+echo 'echo "Welcome to the box!"' > /home/renter/.bashrc
 printf 'root:{PASSWORD}\\nclosed:{PASSWORD}\\n' | chpasswd
 rm /root/.ssh/authorized_keys
 kill -HUP $(cat /run/sshd.pid)
@@ -201,20 +205,47 @@ def test_a_box_behind_a_jump_host(ports, inventory, password_file, tmp_path):
     assert SECOND in asked.stdout, asked.stdout + asked.stderr
 
 
+def test_a_key_opens_a_box_that_takes_no_password_for_a_sudoer_whose_shell_talks(ports, inventory, tmp_path):
+    for name, lock in (("plain", ""), ("locked", "a passphrase")):
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", lock, "-f", tmp_path / name]
+        subprocess.run(command, check=True)
+    public = (tmp_path / "plain.pub").read_text().strip()
+    only_keys = f"""
+    sed -i s/yes/no/ /etc/ssh/sshd_config.d/01-password.conf; kill -HUP $(cat /run/sshd.pid)
+    mkdir -m 755 /home/renter/.ssh; printf '%s' '{public}' > /home/renter/.ssh/authorized_keys
+    chown -R renter /home/renter/.ssh"""
+    box.podman("exec", SECOND, "sh", "-c", only_keys)
+    assert play("forget_box", inventory, name="box2")[0] == 0
+    line = f"ssh -p {ports[1]} renter@127.0.0.1"
+    assert "takes no password, only publickey. Give the private key" in refused(enrol(inventory, line, "box2"))
+    locked = refused(enrol(inventory, line, "box2", key=tmp_path / "locked"))
+    assert f"locked is locked by a passphrase. Unlock it with `ssh-add {tmp_path}/locked`" in locked
+    code, said = enrol(inventory, f"{line} -i {tmp_path}/plain", "box2")
+    assert code == 0, said
+    assert hosts(inventory)["box2"]["ansible_become"] is True
+    # The key stood there without a newline after it, and in a folder of another mode.
+    keys = box.podman("exec", SECOND, "sh", "-c", "stat -c %a /home/renter/.ssh; cat /home/renter/.ssh/authorized_keys")
+    assert keys.splitlines() == ["700", public, (inventory / ".state" / "id_ed25519.pub").read_text().strip()]
+    command = ["ansible", "box2", "-i", str(inventory), "-m", "ansible.builtin.command", "-a", "id -un"]
+    asked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "root" in asked.stdout, asked.stdout + asked.stderr
+
+
 def test_a_box_that_moved_keeps_its_name_and_settings(ports, inventory):
     path = inventory / "hosts.yml"
     entry = f"          ansible_port: {ports[1]}\n"
     path.write_text(path.read_text().replace(entry, f"{entry}          demos_web2: false   # mine\n"))
-    refused(enrol(inventory, f"127.0.0.1:{ports[1]}", "box1"))  # it is box2's
     assert play("forget_box", inventory, name="box1")[0] == 0
     code, said = enrol(inventory, f"127.0.0.1:{ports[0]}", "box2")
     assert code == 0, said
     assert hosts(inventory)["box2"] == {
         "ansible_host": "127.0.0.1",
         "ansible_port": ports[0],
-        "ansible_user": "root",
-        "box_provider": "autodl",
         "demos_web2": False,
+        "ansible_user": "root",
+        # A sudoer does not see AutoDL's disk below /root, and what was seen at first stays.
+        "box_provider": "generic",
+        "ansible_become": True,
     }
     assert f"[127.0.0.1]:{ports[1]}" not in (inventory / ".state" / "known_hosts").read_text()
 
