@@ -14,7 +14,13 @@ from ansible_collections.glmbox.box.plugins.module_utils import enrolling, inven
 from ansible_collections.glmbox.box.plugins.module_utils.enrolling import EnrolError
 from ansible_collections.glmbox.box.plugins.module_utils.inventory_file import EMPTY, GROUP, InventoryFileError
 from ansible_collections.glmbox.box.plugins.module_utils.providers import GENERIC, by_host, by_signs, load_profiles
-from ansible_collections.glmbox.box.plugins.module_utils.ssh_line import Login, SshLineError, format_login, parse
+from ansible_collections.glmbox.box.plugins.module_utils.ssh_line import (
+    DEFAULT_USER,
+    Login,
+    SshLineError,
+    format_login,
+    parse,
+)
 
 WIRING = f"group_vars/{GROUP}/ssh.yml"
 
@@ -273,6 +279,8 @@ def variables_of(login: Login, provider: str) -> dict[str, Any]:
         "ansible_user": login.user,
         "box_provider": provider,
     }
+    if login.user != DEFAULT_USER:
+        variables["ansible_become"] = True
     if login.jumps:
         variables["ansible_ssh_extra_args"] = "-o ProxyJump=" + ",".join(map(str, login.jumps))
     return variables

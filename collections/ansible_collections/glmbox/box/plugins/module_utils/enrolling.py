@@ -12,7 +12,8 @@ import paramiko
 from ansible_collections.glmbox.box.plugins.module_utils.host import unreachable
 from ansible_collections.glmbox.box.plugins.module_utils.ssh_line import Login, bracketed
 
-CONNECT_SECONDS, ANSWER_SECONDS = 15, 30
+# A login shell of AutoDL's was seen to take three minutes.
+CONNECT_SECONDS, ANSWER_SECONDS = 15, 240
 _LINE = "Compare it with the console's SSH line"
 # What paramiko and the network say, and what it means here; the first that fits counts.
 SAYS = {
@@ -231,7 +232,7 @@ def try_key(login: Login, key: str, known_hosts: str) -> None:
     command += ["--", f"{login.user}@{login.host}", "echo glmbox end"]
     try:
         asked = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=2 * ANSWER_SECONDS, check=False,
+            command, capture_output=True, text=True, errors="replace", timeout=ANSWER_SECONDS, check=False,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:

@@ -258,7 +258,7 @@ def scalar(value: Any) -> str:
     """Return a value so that YAML reads it back as it is: `no` is a name, too."""
     if value is None:
         return ""
-    text = str(value)
+    text = json.dumps(value) if isinstance(value, bool) else str(value)
     plain = re.fullmatch(r"[\w./@][\w./@:=-]*( [\w./@=-][\w./@:=-]*)*|-o [\w=@:.,\[\]-]+", text)
     return text if plain and not text.endswith(":") and yaml.safe_load(text) == value else json.dumps(text)
 
