@@ -39,6 +39,7 @@ check: .venv/.ready ## the gates and the unit tests: two minutes
 	ruff format --check .
 	mypy collections/ansible_collections/glmbox/box/plugins local_box/*.py benches/*.py
 	mypy roles/demos/files/demo_host
+	mypy roles/service/files/glmbox_ctl
 	ansible-playbook site.yml -i inventory/local_box --syntax-check
 	ansible-lint
 	pytest tests/unit tests/contract

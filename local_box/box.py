@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 INVENTORY = ROOT / "inventory" / "local_box"
@@ -41,6 +42,51 @@ HOST_PACKAGES = (
     "runc",
 )
 UP_SECONDS = 60
+GATEWAY_INSIDE = 3389
+
+
+class Kind(NamedTuple):
+    """A container without systemd as a provider rents it; PID 1 is local_box/kinds/<name>.sh.
+
+    init: where that script stands. data: the folder of the disk that survives. port: the one that is exposed.
+    hook: what the provider runs when the container starts. environment: of PID 1; {ssh} and {gateway} are the mapped
+    ports.
+    """
+
+    init: str
+    data: str
+    port: int
+    hook: str
+    environment: tuple[str, ...] = ()
+
+
+KINDS = {
+    "autodl": Kind("/init/boot/boot.sh", "/root/autodl-tmp", 6006, "/etc/autodl.sh"),
+    "vast": Kind(
+        "/.launch",
+        "/workspace",
+        8080,
+        "/root/onstart.sh",
+        (
+            "PUBLIC_IPADDR=127.0.0.1",
+            "VAST_CONTAINERLABEL=C.1",
+            "VAST_TCP_PORT_22={ssh}",
+            "VAST_TCP_PORT_8080={gateway}",
+        ),
+    ),
+    "runpod": Kind(
+        "/start.sh",
+        "/workspace",
+        8000,
+        "/post_start.sh",
+        (
+            "RUNPOD_PUBLIC_IP=127.0.0.1",
+            "RUNPOD_POD_ID=abc123",
+            "RUNPOD_TCP_PORT_22={ssh}",
+            "RUNPOD_TCP_PORT_8000={gateway}",
+        ),
+    ),
+}
 
 
 class BoxError(Exception):
@@ -149,14 +195,16 @@ def start(
     options: tuple[str, ...] = (),
     suite: str = SUITE,
     systemd: bool = True,
+    kind: str = "",
 ) -> None:
     """Make a box stand and answer: container, key, pinned host key. A box that stands already is left as it is.
 
     state: folder on this machine for key and known_hosts. ssh_port, gateway_port: ports of loopback that lead to 22 and
-    3389. options: further options of `podman run`. systemd: whether it is booted, or sshd alone runs, as in the
-    containers that AutoDL, vast.ai and RunPod rent. Raises BoxError.
+    3389, or to a kind's own. options: further options of `podman run`. systemd: whether it is booted, or sshd alone
+    runs. kind: one of KINDS, without systemd whatever that says. Raises BoxError.
     """
     make_key(state)
+    systemd = systemd and not kind
     if exists(name) and not is_running(name):
         podman("start", name)
     elif not exists(name):
@@ -168,23 +216,41 @@ def start(
             f"--systemd={'always' if systemd else 'false'}",
             # podman's own limits need CAP_SYS_RESOURCE, which small VMs lack.
             *("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=8192:8192"),
-            # Hardened units make mount namespaces of their own.
-            *(
-                "--cap-add",
-                "SYS_ADMIN",
-                "--security-opt",
-                "seccomp=unconfined",
-                "--security-opt",
-                "apparmor=unconfined",
-            ),
-            *("--publish", f"127.0.0.1:{ssh_port}:22", "--publish", f"127.0.0.1:{gateway_port}:3389"),
+            *("--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"),
+            # Hardened units make mount namespaces of their own; providers' containers may not.
+            *(() if kind else ("--cap-add", "SYS_ADMIN")),
+            *("--publish", f"127.0.0.1:{ssh_port}:22"),
+            *("--publish", f"127.0.0.1:{gateway_port}:{KINDS[kind].port if kind else GATEWAY_INSIDE}"),
+            *(kind_options(name, kind, ssh_port, gateway_port) if kind else ()),
             *options,
             image_name(suite),
-            *(("/sbin/init",) if systemd else ("sh", "-c", "mkdir -p /run/sshd && exec /usr/sbin/sshd -D")),
+            *first_process(systemd, kind),
         )
     if systemd:
         wait_until_up(name)
     let_in(name, state, ssh_port)
+
+
+def first_process(systemd: bool, kind: str) -> tuple[str, ...]:
+    """Return the command that is PID 1."""
+    if kind:
+        return ("bash", KINDS[kind].init)
+    return ("/sbin/init",) if systemd else ("sh", "-c", "mkdir -p /run/sshd && exec /usr/sbin/sshd -D")
+
+
+def kind_options(name: str, kind: str, ssh_port: int, gateway_port: int) -> tuple[str, ...]:
+    """Return the options of `podman run` that make a container one of a provider's: its PID 1, disk and environment."""
+    what = KINDS[kind]
+    scripts = ROOT / "local_box" / "kinds"
+    mounts = ["--volume", f"{scripts / 'common.sh'}:/init/common.sh:ro"]
+    mounts += ["--volume", f"{scripts / kind}.sh:{what.init}:ro", "--volume", f"{data_volume(name)}:{what.data}"]
+    given = [pair.format(ssh=ssh_port, gateway=gateway_port) for pair in what.environment]
+    return (*mounts, *(part for pair in given for part in ("--env", pair)))
+
+
+def data_volume(name: str) -> str:
+    """Return the name of the volume that is a container's data disk."""
+    return f"{name}-data"
 
 
 def wait_until_up(name: str) -> None:
@@ -214,7 +280,7 @@ def let_in(name: str, state: Path, ssh_port: int) -> None:
     (state / "known_hosts").write_text(f"[127.0.0.1]:{ssh_port} {kind} {key}\n")
 
 
-def write_inventory(folder: Path, ssh_port: int, gateway_port: int, **variables: object) -> Path:
+def write_inventory(folder: Path, ssh_port: int, gateway_port: int, /, **variables: object) -> Path:
     """Write an inventory for a box of a test: the local box's settings at other ports; return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     host = {"ansible_host": "127.0.0.1", "ansible_port": ssh_port, "gateway_public_port": gateway_port, **variables}
@@ -225,10 +291,12 @@ def write_inventory(folder: Path, ssh_port: int, gateway_port: int, **variables:
     return folder
 
 
-def stop(name: str = NAME) -> None:
-    """Remove the box, with all that it holds."""
+def stop(name: str = NAME, keep_data: bool = False) -> None:
+    """Remove the box, with all that it holds. keep_data: but for its data disk, as a provider's reset does."""
     if exists(name):
         podman("rm", "--force", "--time", "2", "--volumes", name)
+    if not keep_data and data_volume(name) in podman("volume", "ls", "--quiet").split():
+        podman("volume", "rm", "--force", data_volume(name))
 
 
 def clean() -> None:
@@ -246,21 +314,34 @@ def container(name: str) -> str:
 
 
 def start_test_box(
-    name: str, options: tuple[str, ...] = (), systemd: bool = True, suite: str = SUITE, **variables: object
+    name: str,
+    options: tuple[str, ...] = (),
+    systemd: bool = True,
+    suite: str = SUITE,
+    kind: str = "",
+    **variables: object,
 ) -> Path:
     """Start a fresh box for a test, at free ports, and return its inventory; leftovers of an earlier run are removed.
 
-    options: further options of `podman run`. systemd: as for `start`. suite: of Debian. variables: host variables for
-    the inventory.
+    options: further options of `podman run`. systemd, kind: as for `start`. suite: of Debian. variables: host variables
+    for the inventory; a kind brings its port, data disk and hook.
     """
     ensure_packages()
     stop_test_box(name)
     ensure_image(suite)
     folder = TEST_BOXES / name
     ssh_port, gateway_port = free_port(), free_port()
-    write_inventory(folder, ssh_port, gateway_port, **variables)
-    start(container(name), folder / ".state", ssh_port, gateway_port, options, suite, systemd)
+    write_inventory(folder, ssh_port, gateway_port, **{**kind_variables(kind), **variables})
+    start(container(name), folder / ".state", ssh_port, gateway_port, options, suite, systemd, kind)
     return folder
+
+
+def kind_variables(kind: str) -> dict[str, object]:
+    """Return the host variables that an operator would set for a box of a kind."""
+    if not kind:
+        return {}
+    what = KINDS[kind]
+    return {"gateway_port": what.port, "box_data_dir": f"{what.data}/glmbox", "service_boot_hook": what.hook}
 
 
 def stop_test_box(name: str) -> None:
@@ -274,6 +355,9 @@ def main() -> None:
     parser.add_argument("what", choices=["up", "down", "clean", "test-up", "test-down"])
     parser.add_argument("name", nargs="?", default="molecule", help="of a test's box")
     parser.add_argument("--suite", default=SUITE, help="of Debian, for a test's box")
+    parser.add_argument(
+        "--kind", default="", choices=["", *KINDS], help="of container without systemd, for a test's box"
+    )
     given = parser.parse_args()
     try:
         if given.what == "up":
@@ -285,7 +369,7 @@ def main() -> None:
         elif given.what == "clean":
             clean()
         elif given.what == "test-up":
-            print(start_test_box(given.name, suite=given.suite))
+            print(start_test_box(given.name, suite=given.suite, kind=given.kind))
         else:
             stop_test_box(given.name)
     except BoxError as error:

@@ -21,7 +21,12 @@ sys.path.insert(0, str(ROOT / "collections"))
 
 from ansible_collections.glmbox.box.plugins.module_utils.catalogue import Bundle, files_of, load  # noqa: E402
 from ansible_collections.glmbox.box.plugins.module_utils.files import sha256_of  # noqa: E402
-from ansible_collections.glmbox.box.plugins.module_utils.wheels import Wheels, WheelsError, download  # noqa: E402
+from ansible_collections.glmbox.box.plugins.module_utils.wheels import (  # noqa: E402
+    Requirement,
+    Wheels,
+    WheelsError,
+    download,
+)
 
 BUNDLE = ROOT / "local_box" / ".bundle"
 # artifact: (Debian suite, source package, end of the upstream tarball's name there)
@@ -34,6 +39,7 @@ SOURCE_PACKAGES = {
 }
 DEMO_SOURCES = ("openssl-1.1.1w", "python-3.11.2")
 LOCK = ROOT / "roles" / "torch" / "files" / "py311-cpu.txt"
+SUPERVISOR = "supervisor-4.3.0"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
@@ -142,6 +148,21 @@ def add_miniature(tables: dict, bundle: Bundle) -> None:
             )
 
 
+def add_supervisor(tables: dict, bundle: Bundle) -> None:
+    """Put supervisor's wheel into the bundle, by pip."""
+    file = files_of(tables, [SUPERVISOR])[0]
+    if bundle.has(file) and not bundle.problems([file]):
+        return
+    name, _, version = SUPERVISOR.partition("-")
+    pinned = f"{name}=={version} --hash=sha256:{file['sha256']}"
+    folder = Path(bundle.path(file)).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        download([Requirement(name, frozenset({file["sha256"]}), pinned)], str(folder), "3.11")
+    except WheelsError as error:
+        raise BundleError(str(error)) from error
+
+
 def fill() -> None:
     """Bring into the bundle what is not there yet; raise BundleError with what to do."""
     BUNDLE.mkdir(exist_ok=True)
@@ -149,6 +170,7 @@ def fill() -> None:
     tables = load(str(ROOT / "artifacts"), str(BUNDLE))
     add_miniature(tables, bundle)
     add_sources(tables, bundle)
+    add_supervisor(tables, bundle)
     add_wheels()
 
 

@@ -33,6 +33,7 @@ ARTIFACTS = {
     "python-3.11.2",
     "python-3.13.5",
     "python-3.9.2",
+    "supervisor-4.3.0",
     "torch-2.0.1-cu118",
 }
 # artifact: (its files without a sha256, why). They are refused unless fetch_trust_on_first_use names the artifact.

@@ -68,10 +68,17 @@ def test_the_boxes_python():
         ("/root/autodl-tmp/glmbox", ""),
     ],
 )
-def test_a_folder_is_our_own_and_visible(path, part):
+def test_a_folder_is_our_own(path, part):
     problems = host.folder_problems({"box_data_dir": path})
     assert part in "".join(problems)
     assert bool(problems) == bool(part)
+
+
+def test_systemds_units_see_no_home_and_supervisords_programs_do():
+    folders = {"box_data_dir": "/root/autodl-tmp/glmbox", "box_log_dir": "/var/log/glmbox"}
+    (problem,) = host.hidden_problems(folders, "systemd")
+    assert "services see nothing below /root" in problem
+    assert host.hidden_problems(folders, "none") == []
 
 
 @pytest.mark.parametrize(
@@ -112,8 +119,8 @@ FACTS = {
 WISH = {
     "disk_needs": [{"path": "/opt", "mib": 4000, "what": "one"}, {"path": "/data", "mib": 4000, "what": "two"}],
     "ports": [
-        {"name": "gateway_port", "port": "3389", "unit": "/etc/ours"},
-        {"name": "x", "port": 8100, "unit": "/etc/x"},
+        {"name": "gateway_port", "port": "3389", "unit": ["/etc/ours"]},
+        {"name": "x", "port": 8100, "unit": ["/etc/x", "/etc/y"]},
     ],
     "other_ports": [],
     "folders": {"box_data_dir": "/data/glmbox"},
@@ -136,7 +143,6 @@ def test_a_good_box_has_no_problem():
         ({"distribution": "centos"}, "centos"),
         ({"architecture": "aarch64"}, "aarch64"),
         ({"is_root": False}, "ansible_become"),
-        ({"init": "none"}, "systemd"),
         ({"listeners": [{"address": "127.0.0.1", "port": 3389}]}, "Port 3389 is taken"),
         ({"gpus": [], "gpu_problem": "nvidia-smi is not on PATH"}, "nvidia-smi is not on PATH"),
         ({"gpus": [FACTS["gpus"][0] | {"driver": "440.33"}]}, "older than 450.80.02"),
@@ -199,6 +205,7 @@ def test_newer_torch_needs_a_newer_glibc():
         ),
         ({"gpus": [], "gpu_problem": "none"}, {"needs_gpu": False, "device": "cpu"}, ""),
         ({"memory_mib": 2048}, {"device": "cpu"}, "With 2048 MiB of memory"),
+        ({"init": "none"}, {}, "supervisord keeps the services running"),
         ({}, {}, ""),
     ],
 )

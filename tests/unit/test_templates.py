@@ -95,6 +95,8 @@ def gateway(template: str, **values: object) -> str:
         "__gateway_cookie_secure": "",
         "__gateway_token_files": {"glmbox": "/s/gateway_token", "default": "/s/gateway_token.default"},
         "__gateway_inputs": "abc",
+        "__gateway_log": "syslog:server=unix:/dev/log,nohostname,tag=glmbox_gateway",
+        "__gateway_log_time": "",
     }
     return environment.from_string((GATEWAY / "templates" / template).read_text()).render(**{**given, **values})
 

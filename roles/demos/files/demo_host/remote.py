@@ -86,7 +86,7 @@ class RemoteModel:
             for line in reply:
                 yield from piece_of(line)
         except (OSError, http.client.HTTPException) as error:
-            raise NoAnswer(f"The demo host does not answer ({error}); see: systemctl status glmbox-demos") from error
+            raise NoAnswer(f"The demo host does not answer ({error}); see: glmboxctl status") from error
         finally:
             # Where the reader has left in mid-stream, this tells the host to stop.
             connection.close()

@@ -20,6 +20,7 @@ from ansible_collections.glmbox.box.plugins.module_utils.fetching.fetcher import
 from ansible_collections.glmbox.box.plugins.module_utils.gateway import FIRST, gateway_problems
 from ansible_collections.glmbox.box.plugins.module_utils.host import (
     folder_problems,
+    hidden_problems,
     host_notes,
     host_problems,
     python_problem,
@@ -132,9 +133,11 @@ class ActionModule(ActionBase):
         paths = [need["path"] for need in args["disk_needs"]] + [need["unless"] for need in args["disk_needs"]]
         profiles = load_profiles(args["providers"])
         signs, variables = asked_of_box(profiles)
-        paths += [args["dest"], *(port["unit"] for port in args["ports"]), *args["spared"].values(), *signs]
+        units = {path for port in args["ports"] for path in port["unit"]} | set(args["gateway_unit"])
         asked = self._execute_module(
-            "glmbox.box.box_facts", {"paths": paths, "variables": variables}, task_vars=self._vars
+            "glmbox.box.box_facts",
+            {"paths": [*paths, args["dest"], *units, *args["spared"].values(), *signs], "variables": variables},
+            task_vars=self._vars,
         )
         if asked.get("failed"):
             return None, [f"The box could not tell what it is: {asked.get('msg')} {asked.get('module_stderr', '')}"]
@@ -162,7 +165,7 @@ class ActionModule(ActionBase):
         kept = set(self._values.get("gateway_users", [FIRST])) - set(self._values.get("gateway_renew") or [])
         # Where another name's token stands, this one may have been off the list, which removed it.
         gone = FIRST in kept and not glob.glob(glob.escape(args["token_file"]) + "*")
-        if gone and args["gateway_unit"] in facts["present"]:
+        if gone and not set(args["gateway_unit"]).isdisjoint(facts["present"]):
             problems.append(
                 f"The box was deployed with a token, but {args['token_file']} is gone from this controller. "
                 "Put it back, or make a new token with -e gateway_new_token=true; clients then need the new one."

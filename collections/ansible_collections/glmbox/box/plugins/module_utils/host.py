@@ -104,14 +104,13 @@ def folder_problems(folders: dict) -> list[str]:
     return problems
 
 
-def hidden_problems(folders: dict) -> list[str]:
-    """Return a sentence for each folder that units of systemd would not see. folders: variable to path."""
-    problems = []
-    for name, path in folders.items():
-        top = PurePosixPath(path).parts[1]
-        if top in HIDDEN_FOLDERS:
-            problems.append(f"{name} is {path}, and services see nothing below /{top}. Take a folder elsewhere.")
-    return problems
+def hidden_problems(folders: dict, init: str) -> list[str]:
+    """Return a sentence for each folder that systemd's units would not see. folders: variable to absolute path."""
+    return [
+        f"{name} is {path}, and services see nothing below /{PurePosixPath(path).parts[1]}. Take a folder elsewhere."
+        for name, path in folders.items()
+        if init == "systemd" and PurePosixPath(path).parts[1] in HIDDEN_FOLDERS
+    ]
 
 
 def disk_problems(disks: dict, needs: list[dict]) -> list[str]:
@@ -186,7 +185,7 @@ def taken_problems(facts: dict, wish: dict) -> list[str]:
     problems = []
     for port in wish["ports"]:
         number = int(port["port"])
-        if number not in holders or port["unit"] in facts["present"]:
+        if number not in holders or not set(port["unit"]).isdisjoint(facts["present"]):
             continue
         by = f": {holders[number]}" if holders[number] else ""
         others = ", ".join(str(each) for each in wish["other_ports"]) if port["name"] == "gateway_port" else ""
@@ -199,8 +198,8 @@ def host_problems(facts: dict, wish: dict) -> list[str]:
     """Return every reason why the box cannot become what is wished, each a sentence with the next step.
 
     facts: what box_facts returns. wish: disk_needs ({path, mib, what}), ports ({name, port, unit}: free, or glmbox's
-    own where the unit's file is present), other_ports (that the provider maps too), folders (variable to path),
-    needs_gpu, torch (the release of torch+cu118), and what gpu_problems takes.
+    own where one of the unit's files is present), other_ports (that the provider maps too), folders (variable to
+    path), needs_gpu, torch (the release of torch+cu118), and what gpu_problems takes.
     """
     problems = []
     supported = SUPPORTED.get(facts["distribution"], ())
@@ -229,12 +228,7 @@ def host_problems(facts: dict, wish: dict) -> list[str]:
             f"torch {wish['torch']}+cu118 needs glibc 2.28, and the box has {facts['glibc']}. Set torch_version to an "
             "older release, or rent a newer image."
         )
-    if facts["init"] != "systemd":
-        problems.append(
-            "The box was not booted with systemd, the only init that glmbox can start services under so far."
-        )
-    else:
-        problems += hidden_problems(wish["folders"])
+    problems += hidden_problems(wish["folders"], facts["init"])
     problems += taken_problems(facts, wish)
     problems += disk_problems(facts["disks"], [need for need in wish["disk_needs"] if need["mib"]])
     if wish["needs_gpu"]:
@@ -245,6 +239,11 @@ def host_problems(facts: dict, wish: dict) -> list[str]:
 def host_notes(facts: dict, wish: dict) -> list[str]:
     """Return what the operator should know and need not change, a sentence each. facts, wish: as host_problems."""
     notes = []
+    if facts["init"] != "systemd":
+        notes.append(
+            "No systemd has booted the box, so supervisord keeps the services running: as the same user and without "
+            "capabilities, but only file permissions keep them from the rest of the system, and nothing from networks."
+        )
     if facts["memory_mib"] < FULL_MEMORY_MIB:
         notes.append(f"With {facts['memory_mib']} MiB of memory, builds may run fewer processes than there are cores.")
     if wish["device"] != "cuda":

@@ -46,8 +46,8 @@ options:
     required: true
   ports:
     description:
-      - Ports that must be free or glmbox's own, as C(name) (the variable), C(port) and C(unit) (the file whose
-        presence means that the port is its own).
+      - Ports that must be free or glmbox's own, as C(name) (the variable), C(port) and C(unit) (files, the presence of
+        one of which means that the port is its own).
     type: list
     elements: dict
     required: true
@@ -90,8 +90,9 @@ options:
     type: path
     required: true
   gateway_unit:
-    description: The file whose presence means that the box has a token.
-    type: path
+    description: Files, the presence of one of which means that the box has a token.
+    type: list
+    elements: path
     required: true
   token_file:
     description: The token's file on the controller.
@@ -131,12 +132,12 @@ EXAMPLES = r"""
     dest: /var/lib/glmbox/data/artifacts
     disk_needs: [{path: /opt/glmbox, mib: 700, what: Python, unless: /opt/glmbox/python}]
     folders: {box_install_dir: /opt/glmbox}
-    ports: [{name: gateway_port, port: 3389, unit: /etc/systemd/system/glmbox-gateway.service}]
+    ports: [{name: gateway_port, port: 3389, unit: [/etc/systemd/system/glmbox-gateway.service]}]
     lock: py310-cu118
     python: 3.10.20
     torch: 2.0.1
     trusted_hashes: inventory/rented_gpu/.state/trusted_hashes.yml
-    gateway_unit: /etc/systemd/system/glmbox-gateway.service
+    gateway_unit: [/etc/systemd/system/glmbox-gateway.service]
     token_file: inventory/rented_gpu/.state/gateway_token
     model: chatglm2-6b
     device: cuda

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 import urllib.error
@@ -18,6 +19,7 @@ short_description: Wait until a service's health page says that it is ready
 description:
   - Asks the health page of a systemd unit until it answers with status 200, and gives up at once when the unit failed,
     restarts again and again, or says itself that it failed. On failure the end of its journal is in the message.
+  - Without systemd, glmboxctl is asked for the unit's state and log.
   - The action of the same name waits in slices, and says in between how far loading is.
 options:
   unit:
@@ -70,6 +72,7 @@ restarts:
 
 # A unit that came back this often while we waited will not get better by waiting.
 HOPELESS_RESTARTS = 3
+CTL = "/usr/local/bin/glmboxctl"
 PAUSE_SECONDS = 0.5
 
 
@@ -95,8 +98,17 @@ def json_of(body: bytes) -> Dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def supervised(unit: str) -> Dict[str, Any]:
+    """Return state, restarts and log of a service that supervisord runs."""
+    asked = subprocess.run([CTL, "show", unit.rsplit(".", 1)[0]], capture_output=True, text=True, check=False)
+    return json_of(asked.stdout.encode()) or {"state": "stopped", "restarts": 0, "log": asked.stderr}
+
+
 def unit_state(unit: str) -> Dict[str, str]:
-    """Return the unit's ActiveState, NRestarts and InvocationID."""
+    """Return the unit's ActiveState, NRestarts and, under systemd, InvocationID."""
+    if not os.path.isdir("/run/systemd/system"):
+        found = supervised(unit)
+        return {"ActiveState": found["state"], "NRestarts": str(found["restarts"])}
     asked = subprocess.run(
         ["systemctl", "show", "--property=ActiveState,NRestarts,InvocationID", unit],
         capture_output=True,
@@ -108,6 +120,8 @@ def unit_state(unit: str) -> Dict[str, str]:
 
 def journal(unit: str) -> str:
     """Return the last lines that the unit's last start left in the journal, systemd's words on its end among them."""
+    if not os.path.isdir("/run/systemd/system"):
+        return str(supervised(unit)["log"])
     start = unit_state(unit).get("InvocationID", "")
     which = ["_SYSTEMD_INVOCATION_ID=" + start, "+", "INVOCATION_ID=" + start] if start else ["--unit", unit]
     asked = subprocess.run(
@@ -152,8 +166,14 @@ def main() -> None:
             why = "it was not ready in the time given"
         if why:
             module.fail_json(
-                msg="%s: %s (%s). The journal's end:\n%s\nMend the cause and run the same command again."
-                % (unit, why, health.get("detail") or health.get("state"), journal(unit)),
+                msg="%s: %s (%s). %s end:\n%s\nMend the cause and run the same command again."
+                % (
+                    unit,
+                    why,
+                    health.get("detail") or health.get("state"),
+                    "The journal's" if os.path.isdir("/run/systemd/system") else "Its log's",
+                    journal(unit),
+                ),
                 health=health,
                 seconds=took,
             )
