@@ -38,8 +38,7 @@ check: .venv/.ready ## the gates and the unit tests: two minutes
 	ruff check .
 	ruff format --check .
 	mypy collections/ansible_collections/glmbox/box/plugins local_box/*.py benches/*.py
-	mypy roles/demos/files/demo_host
-	mypy roles/service/files/glmbox_ctl
+	mypy roles/demos/files/demo_host roles/lease/files/glmbox_lease roles/service/files/glmbox_ctl
 	ansible-playbook site.yml -i inventory/local_box --syntax-check
 	ansible-lint
 	pytest tests/unit tests/contract

@@ -59,6 +59,15 @@ def test_a_low_port_brings_one_capability():
     assert "CapabilityBoundingSet=CAP_NET_BIND_SERVICE" in lines
 
 
+def test_an_unconfined_service_has_no_sandbox_and_all_else():
+    confined, free = unit(), unit(service_unconfined=True)
+    assert free[-4:] == ["UMask=0077", "", "[Install]", "WantedBy=multi-user.target"]
+    assert "Restart=on-failure" in free and "User=u" in free
+    dropped = {line.split("=")[0] for line in confined} - {line.split("=")[0] for line in free}
+    assert {"CapabilityBoundingSet", "NoNewPrivileges", "ProtectSystem", "PrivateDevices", "SystemCallFilter"} <= dropped
+    assert not [line for line in free if line.startswith(("Protect", "Restrict", "Private", "Capability"))]
+
+
 GATEWAY = ROOT / "roles" / "gateway"
 TOKENS = {"/s/gateway_token": "a" * 48, "/s/gateway_token.default": "b" * 48}
 

@@ -20,7 +20,6 @@ from ansible_collections.glmbox.box.plugins.module_utils.fetching.fetcher import
 from ansible_collections.glmbox.box.plugins.module_utils.gateway import FIRST, gateway_problems
 from ansible_collections.glmbox.box.plugins.module_utils.host import (
     folder_problems,
-    hidden_problems,
     host_notes,
     host_problems,
     python_problem,

@@ -71,6 +71,11 @@ RANGES = {
     "gateway_requests_per_second": (1, 10000),
     "gateway_status_port": (1024, 65535),
     "gateway_web2_port": (1024, 65535),
+    "lease_grace_minutes": (0, 10080),
+    "lease_hours": (0, 8784),
+    "lease_idle_minutes": (0, 10080),
+    "lease_warn_minutes": (0, 1440),
+    "lease_watch_minutes": (0, 10080),
     "openssl_jobs": (0, 1024),
     "python_jobs": (0, 1024),
 }
