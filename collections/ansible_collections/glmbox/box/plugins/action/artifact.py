@@ -157,7 +157,7 @@ class ActionModule(ActionBase):
             with tarfile.open(packed, "w") as tar:
                 for file in small:
                     tar.add(bundle.path(file), arcname=file["part"])
-            self._connection.put_file(packed, os.path.join(folder, name))
+            push_file(self._connection, self._display, self._host, packed, os.path.join(folder, name), name)
         return name
 
     def _wait(self, artifacts, files):

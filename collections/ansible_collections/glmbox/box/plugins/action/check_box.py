@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
+import shlex
+import time
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.release import __version__ as ansible_version
+from ansible_collections.glmbox.box.plugins.module_utils import login_shell
 from ansible_collections.glmbox.box.plugins.module_utils.catalogue import (
     Bundle,
     CatalogueError,
@@ -19,10 +23,13 @@ from ansible_collections.glmbox.box.plugins.module_utils.catalogue import (
 from ansible_collections.glmbox.box.plugins.module_utils.fetching.fetcher import size_of
 from ansible_collections.glmbox.box.plugins.module_utils.gateway import FIRST, gateway_problems
 from ansible_collections.glmbox.box.plugins.module_utils.host import (
+    SLOW_SECONDS,
     folder_problems,
     host_notes,
     host_problems,
+    interpreter_problem,
     python_problem,
+    shell_note,
     unreachable,
 )
 from ansible_collections.glmbox.box.plugins.module_utils.inputs import (
@@ -36,6 +43,13 @@ from ansible_collections.glmbox.box.plugins.module_utils.providers import (
     load_profiles,
     port_problem,
     provider_notes,
+)
+
+# Printed on a line of its own, unless a login shell has printed something without a line end before.
+PROBE = (
+    "import os, sys; "
+    "conda = ['conda'] * os.path.isdir(os.path.join(sys.base_prefix, 'conda-meta')); "
+    "print('glmbox', *sys.version_info[:2], *conda)"
 )
 
 
@@ -65,7 +79,7 @@ class ActionModule(ActionBase):
         facts, problems = self._box()
         if problems:
             return self._failed(result, problems)
-        for note in facts.pop("notes"):
+        for note in filter(None, [self._shell_note(), *facts.pop("notes")]):
             self._display.display(f"{task_vars['inventory_hostname']}  note: {note}")
         return dict(result, changed=False, ansible_facts={"box": facts})
 
@@ -117,14 +131,34 @@ class ActionModule(ActionBase):
             self._templar.template(self._vars.get("ansible_host", self._vars["inventory_hostname"])),
             self._templar.template(self._vars.get("ansible_port") or 22),
         )
-        interpreter = self._templar.template(self._vars.get("ansible_python_interpreter") or "/usr/bin/python3")
-        probe = f"{interpreter} -c 'import sys; print(\"glmbox\", *sys.version_info[:2])'"
+        interpreter = self._interpreter()
+        problem = interpreter_problem(interpreter)
+        if problem:
+            return [problem]
         try:
-            said = self._low_level_execute_command(probe, sudoable=False)
+            said = self._low_level_execute_command(f"{interpreter} -c {shlex.quote(PROBE)}", sudoable=False)
         except AnsibleConnectionFailure as error:
             return [unreachable(error.message, address)]
         problem = python_problem(said["stdout"], interpreter, ansible_version)
         return [problem] if problem else []
+
+    def _interpreter(self):
+        return self._templar.template(self._vars.get("ansible_python_interpreter") or "/usr/bin/python3")
+
+    def _shell_note(self):
+        """Measure what everything costs that is run over the connection, and find out why where it is much."""
+        begun = time.monotonic()
+        self._low_level_execute_command("/bin/true", sudoable=False)
+        seconds = time.monotonic() - begun
+        slowest = {"seconds": 0.0, "file": "", "line": 0}
+        if seconds >= SLOW_SECONDS:
+            with open(login_shell.__file__, encoding="utf-8") as file:
+                program = file.read().encode()
+            said = self._low_level_execute_command(f"{self._interpreter()} -I -", in_data=program, sudoable=False)
+            for line in said["stdout"].splitlines():
+                if line.startswith(login_shell.MARK):
+                    slowest = json.loads(line[len(login_shell.MARK) :])
+        return shell_note(seconds, slowest)
 
     def _box(self):
         """Ask the box what it is and what it lacks; return its facts and everything that is in the way."""

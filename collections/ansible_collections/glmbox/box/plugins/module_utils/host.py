@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 
 from ansible_collections.glmbox.box.plugins.module_utils.plan import PlanError, plan
@@ -36,6 +37,11 @@ SSH_SAYS = {
 # image is available for execution on the device" (docs/upstream.md); cards up to 8.9 are taken to have one, since
 # upstream's users run int4 there, which was not tried here. int8 needs no kernel of its own.
 NEWEST_INT4_CAPABILITY = (8, 9)
+# The answer to check_box's first question, behind whatever a login shell printed without a line end.
+PROBED = re.compile(r"^(.*?)glmbox (\d+) (\d+)( conda)?\s*$", re.MULTILINE)
+# From so many seconds on it is worth telling.
+SLOW_SECONDS = 1.0
+QUIET = "What is for people alone belongs below a line `[[ $- == *i* ]] || return` in ~/.bashrc"
 # ProtectHome and PrivateTmp of the services' units hide these.
 HIDDEN_FOLDERS = ("home", "root", "tmp")
 # A download and its unpacked twin never fit to the byte.
@@ -62,25 +68,63 @@ def python_problem(output: str, interpreter: str, ansible_version: str) -> str:
     output: what printing "glmbox 3 9" there printed, with whatever a login shell says around it.
     """
     oldest = oldest_python(ansible_version)
-    for line in output.splitlines():
-        words = line.split()
-        if len(words) == 3 and words[0] == "glmbox":
-            version = (int(words[1]), int(words[2]))
-            if version >= oldest:
-                return ""
-            way_out = (
-                "Run glmbox with Python 3.11, whose ansible-core manages it"
-                if version >= (3, 8)
-                else "Rent an image of Ubuntu 20.04 or newer"
-            )
-            return (
-                f"{interpreter} on the box is Python {version[0]}.{version[1]}, and ansible-core {ansible_version} "
-                f"needs {oldest[0]}.{oldest[1]} or newer there. {way_out}, or set ansible_python_interpreter."
-            )
+    told = PROBED.search(output)
+    if not told:
+        return (
+            f"{interpreter} is missing on the box or does not run. Install it (apt-get install -y python3), "
+            "or set ansible_python_interpreter."
+        )
+    version = (int(told[2]), int(told[3]))
+    if told[4]:
+        return (
+            f"{interpreter} on the box is conda's Python, which does not know the system's packages and changes with "
+            "conda's. Leave ansible_python_interpreter out: then /usr/bin/python3 is taken."
+        )
+    if version < oldest:
+        way_out = (
+            "Run glmbox with Python 3.11, whose ansible-core manages it"
+            if version >= (3, 8)
+            else "Rent an image of Ubuntu 20.04 or newer"
+        )
+        return (
+            f"{interpreter} on the box is Python {version[0]}.{version[1]}, and ansible-core {ansible_version} "
+            f"needs {oldest[0]}.{oldest[1]} or newer there. {way_out}, or set ansible_python_interpreter."
+        )
+    before = output[: told.start(1)].splitlines()
+    # Ansible takes the first line that begins with a brace for a module's answer.
+    if told[1] or any(line.lstrip().startswith("{") for line in before):
+        said = told[1] or next(line for line in before if line.lstrip().startswith("{"))
+        return (
+            f"The login shell on the box prints `{said.strip()[:40]}` before all that is run, and Ansible cannot "
+            f"tell that from an answer. {QUIET}."
+        )
+    return ""
+
+
+def interpreter_problem(interpreter: str) -> str:
+    """Return why Ansible must not look for the box's Python itself, where it is told to, or nothing."""
+    if interpreter.startswith("/"):
+        return ""
     return (
-        f"{interpreter} is missing on the box or does not run. Install it (apt-get install -y python3), "
-        "or set ansible_python_interpreter."
+        f"ansible_python_interpreter is {interpreter}, by which conda's Python may be found. Leave it out: then "
+        "/usr/bin/python3 is taken; or give a path that begins with /."
     )
+
+
+def shell_note(seconds: float, slowest: dict) -> str:
+    """Return what makes every task slow, or nothing.
+
+    seconds: what running nothing at all takes over a connection that stands. slowest: what login_shell found.
+    """
+    if seconds < SLOW_SECONDS:
+        return ""
+    said = f"The box takes {seconds:.1f} s before it runs anything over SSH, and so does every task: "
+    if slowest["seconds"] < seconds / 3:
+        return said + (
+            "the login shell's files are quick, so the link is slow, or the box is busy. A run takes long, and works."
+        )
+    where = slowest["file"] + (f", line {slowest['line']}" if slowest["line"] else "")
+    return said + f"{slowest['seconds']:.1f} s of it in {where}. {QUIET}."
 
 
 def version_of(text: str) -> tuple:

@@ -81,6 +81,9 @@ RANGES = {
 }
 # ... and the shape of a text, with words for it.
 SHAPES = {
+    "box_apt_mirror": (r"(https?://[^\s\"'\\/]+(/[^\s\"'\\]*)?)?", "an address that begins with http:// or https://"),
+    "box_http_proxy": (r"(http://[^\s\"'\\/]+/?)?", "an address such as http://user:password@host:port"),
+    "box_https_proxy": (r"(http://[^\s\"'\\/]+/?)?", "an address such as http://user:password@host:port"),
     "fetch_proxy": (r"auto|none|https?://\S+", "auto, none, or an address that begins with http://"),
     "gateway_listen": (r"\d{1,3}(\.\d{1,3}){3}", "an IPv4 address of the box, such as 0.0.0.0"),
     "gateway_max_body": (r"\d+[kKmMgG]?", "a size as nginx writes it, such as 1m"),
@@ -100,5 +103,7 @@ def range_problems(values: dict) -> list[str]:
             problems.append(f"{name} is {number}; it has to be from {least} to {most}.")
     for name, (pattern, words) in SHAPES.items():
         if name in values and not re.fullmatch(pattern, str(values[name])):
-            problems.append(f"{name} is {values[name]}; it has to be {words}.")
+            # An address may hold a login.
+            shown = "no such thing" if "proxy" in name else values[name]
+            problems.append(f"{name} is {shown}; it has to be {words}.")
     return problems

@@ -37,7 +37,8 @@ def push_file(connection: Any, display: Any, host: str, path: str, target: str, 
     """
     quoted = connection._shell.quote(target)
     size = os.path.getsize(path)
-    said = connection.exec_command(f"stat -c %s {quoted} 2>/dev/null || echo 0", sudoable=False)[1].split()
+    # Whatever the login shell prints stands before the number, and may have no line end.
+    said = connection.exec_command(f'echo " $(stat -c %s {quoted} 2>/dev/null || echo 0)"', sudoable=False)[1].split()
     done = int(said[-1]) if said and int(said[-1]) <= size else 0
     teller = _Teller(display, host, "push", label, done, size)
     with open(path, "rb") as file:
@@ -65,9 +66,11 @@ def pull_file(connection: Any, display: Any, host: str, source: str, size: int, 
         done = file.tell() if file.tell() <= size else file.truncate(0)
         teller = _Teller(display, host, "bring", label, done, size)
         while done < size:
-            command = f"dd if={quoted} bs=1M iflag=skip_bytes,count_bytes skip={done} count={CHUNK_BYTES} status=none"
-            code, piece, errors = connection.exec_command(command, sudoable=False)
-            if code or not piece:
+            wanted = min(CHUNK_BYTES, size - done)
+            command = f"dd if={quoted} bs=1M iflag=skip_bytes,count_bytes skip={done} count={wanted} status=none"
+            code, said, errors = connection.exec_command(command, sudoable=False)
+            piece = said[-wanted:]  # before it stands what the login shell prints
+            if code or len(piece) < wanted:
                 words = errors.decode(errors="replace").strip() or "it has become shorter"
                 raise AnsibleError(
                     f"Bringing {label} stopped after {done} bytes: {words}. Run again: it goes on there."

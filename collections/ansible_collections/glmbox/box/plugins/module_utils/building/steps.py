@@ -15,7 +15,7 @@ import tempfile
 import time
 from typing import Any, Dict, Iterator, List, Optional
 
-from ansible_collections.glmbox.box.plugins.module_utils.files import disk_of, write_json
+from ansible_collections.glmbox.box.plugins.module_utils.files import disk_of, read_json, write_json
 from ansible_collections.glmbox.box.plugins.module_utils.machine import SYSTEM_PATH, cpus, memory_mib
 
 LOOK_SECONDS = 2.0
@@ -182,6 +182,11 @@ def environment_of(spec: Dict[str, Any], prefix: str, work: str) -> Dict[str, st
     variables = {
         key: value for key, value in os.environ.items() if key.upper() in PASSED or key.startswith(PASSED_BEGINNINGS)
     }
+    # The operator's proxies, by a file, since a login in one is nothing for argument lists.
+    proxies = read_json(os.environ.get("GLMBOX_PROXIES", "")) or {}
+    if proxies:
+        variables = {key: value for key, value in variables.items() if not key.upper().endswith("_PROXY")}
+        variables.update({case(key): value for key, value in proxies.items() for case in (str.lower, str.upper)})
     variables.update({key: str(value) for key, value in spec["environment"].items()})
     for need in spec["needs"]:
         variables[os.path.basename(need["link"]).upper()] = need["prefix"]

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ansible_collections.glmbox.box.plugins.module_utils.fetching.aria2 import status_reason
 from ansible_collections.glmbox.box.plugins.module_utils.fetching.shelf import looks_wrong
+from ansible_collections.glmbox.box.plugins.module_utils.files import read_json
 
 # How long a source may take to send its sample, and how long the others are waited for once one has sent it.
 SAMPLE_SECONDS = 10.0
@@ -67,7 +68,13 @@ def without_login(url: str) -> Tuple[str, str]:
 
 
 def proxy_of_box(turbo: str = TURBO) -> str:
-    """Return the proxy that the box offers: of its environment, else of its provider's accelerator, else nothing."""
+    """Return the proxy that the box offers: the operator's, its environment's, its provider's accelerator, or nothing.
+
+    The operator's stands in the file that GLMBOX_PROXIES names.
+    """
+    told = read_json(os.environ.get("GLMBOX_PROXIES", "")) or {}
+    if told.get("https_proxy"):
+        return str(told["https_proxy"])
     for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"):
         if os.environ.get(name):
             return os.environ[name]
