@@ -64,6 +64,17 @@ RANGES = {
     "fetch_connections": (1, 16),  # aria2c takes no more
     "fetch_patience_seconds": (1, 86400),
     "fetch_stall_seconds": (1, 600),
+    "finetune_accumulation": (1, 1024),
+    "finetune_batch": (1, 64),
+    "finetune_evaluate_samples": (-1, 2**31),
+    "finetune_gpus": (1, 16),
+    "finetune_logging_steps": (1, 1000),
+    "finetune_max_source_length": (4, 8192),
+    "finetune_max_target_length": (4, 8192),
+    "finetune_pre_seq_len": (1, 2048),
+    "finetune_save_steps": (0, 2**31),
+    "finetune_seed": (0, 2**31),
+    "finetune_steps": (0, 2**31),
     "gateway_answer_seconds": (10, 86400),
     "gateway_connections": (8, 8192),
     "gateway_port": (1, 65535),
@@ -76,7 +87,12 @@ RANGES = {
 }
 # ... and the shape of a text, with words for it.
 SHAPES = {
+    "demos_checkpoint": (
+        r"([A-Za-z0-9][\w.-]{0,63}(/checkpoint-\d+)?)?",
+        "the name of a training, as adgen, or one of its checkpoints, as adgen/checkpoint-40",
+    ),
     "fetch_proxy": (r"auto|none|https?://\S+", "auto, none, or an address that begins with http://"),
+    "finetune_name": (r"[A-Za-z0-9][\w.-]{0,63}", "up to 64 letters, digits, _, . and -, a letter or digit first"),
     "gateway_listen": (r"\d{1,3}(\.\d{1,3}){3}", "an IPv4 address of the box, such as 0.0.0.0"),
     "gateway_max_body": (r"\d+[kKmMgG]?", "a size as nginx writes it, such as 1m"),
     "gateway_public_url": (r"https?://\S+", "an address that begins with http:// or https://"),

@@ -9,7 +9,9 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+from ansible_collections.glmbox.box.plugins.module_utils.files import sha256_of
 
 # Beginnings of files that are something else.
 MAGIC = (
@@ -26,7 +28,6 @@ BOM = b"\xef\xbb\xbf"
 # A file with more kinds of trouble in one line than this is no data set at all.
 NAMED_LINES = 8
 MOST_LINE_BYTES = 8 * 2**20
-PERCENTILES = (50, 90, 99, 100)
 
 
 class Columns(NamedTuple):
@@ -251,37 +252,26 @@ def check(path: str, columns: Columns, shown: str = "") -> Tuple[Optional[Readin
     return reading, reading.problems()
 
 
-def percentile(ordered: List[int], percent: int) -> int:
-    """Return the smallest of some sorted numbers that is not below so many percent of them."""
-    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
+def look(paths: Dict[str, str], prompt: str, response: str, history: str) -> Dict[str, Any]:
+    """Check the files of a data set, and return what a task returns: their hashes and lines, or all problems.
 
-
-def lengths(rows: List[Row], count: Callable[[Row], Tuple[int, int]], limits: Tuple[int, int]) -> Dict[str, Any]:
-    """Return how long prompts and responses are. count: tokens of a row's prompt, with its history, and response.
-
-    limits: max_source_length and max_target_length. Each of `source` and `target` has its limit, percentiles and the
-    numbers of the lines that are longer, which the training script would cut.
+    paths: `train`, and maybe `validation`. The other arguments: names of columns.
     """
-    counted = [count(row) for row in rows]
-    found = {}
-    for place, name in enumerate(("source", "target")):
-        ordered = sorted(pair[place] for pair in counted)
-        found[name] = {
-            "limit": limits[place],
-            "percentiles": {str(percent): percentile(ordered, percent) for percent in PERCENTILES},
-            "cut": [row.number for row, pair in zip(rows, counted) if pair[place] > limits[place]],
+    data, problems, notes = {}, [], []
+    for name, path in paths.items():
+        reading, wrong = check(path, Columns(prompt, response, history), path)
+        problems += wrong
+        if reading and not wrong:
+            notes += reading.notes()
+            data[name] = {"path": path, "sha256": sha256_of(path), "lines": len(reading.rows)}
+    if problems:
+        count = "one problem" if len(problems) == 1 else "%d problems" % len(problems)
+        listed = "\n".join("- " + problem for problem in problems)
+        return {
+            "failed": True,
+            "problems": problems,
+            "msg": "The data have %s; nothing was changed.\n%s" % (count, listed),
         }
-    return found
-
-
-def length_lines(shown: str, found: Dict[str, Any], total: int) -> List[str]:
-    """Return what `lengths` has found, as lines for the operator."""
-    told = []
-    for name, words in (("source", "prompts"), ("target", "responses")):
-        one = found[name]
-        shares = ", ".join("%s %% up to %d" % pair for pair in one["percentiles"].items())
-        line = "%s: %s in tokens: %s; max_%s_length is %d" % (shown, words, shares, name, one["limit"])
-        if one["cut"]:
-            line += ", so %d of %d are cut: %s" % (len(one["cut"]), total, numbers(one["cut"]))
-        told.append(line + ".")
-    return told
+    if len({one["sha256"] for one in data.values()}) < len(data):
+        notes.append("Training and validation data are the same file: the scores will say little.")
+    return {"changed": False, "data": data, "notes": notes}
