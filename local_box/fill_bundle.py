@@ -40,6 +40,7 @@ SOURCE_PACKAGES = {
 DEMO_SOURCES = ("openssl-1.1.1w", "python-3.11.2")
 LOCK = ROOT / "roles" / "torch" / "files" / "py311-cpu.txt"
 SUPERVISOR = "supervisor-4.3.0"
+JIEBA = "jieba-0.42.1"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
@@ -163,6 +164,22 @@ def add_supervisor(tables: dict, bundle: Bundle) -> None:
         raise BundleError(str(error)) from error
 
 
+def add_jieba(tables: dict, bundle: Bundle) -> None:
+    """Put jieba, which has no wheel, into the bundle, from wherever pip is configured to look."""
+    (file,) = files_of(tables, [JIEBA])
+    if bundle.has(file) and not bundle.problems([file]):
+        return
+    with tempfile.TemporaryDirectory() as draft:
+        wanted = JIEBA.replace("-", "==")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", draft, wanted]
+        got = subprocess.run(command, capture_output=True, text=True, check=False)
+        found = sorted(Path(draft).glob("*.tar.gz"))
+        if got.returncode or not found or sha256_of(str(found[0])) != file["sha256"]:
+            said = (got.stderr or "it brought another file").strip().splitlines()[-1:]
+            raise BundleError(f"pip brought no {file['path']} as artifacts/jieba.yml lists it: {' '.join(said)}")
+        place(found[0], Path(bundle.path(file)))
+
+
 def fill() -> None:
     """Bring into the bundle what is not there yet; raise BundleError with what to do."""
     BUNDLE.mkdir(exist_ok=True)
@@ -172,6 +189,7 @@ def fill() -> None:
     add_sources(tables, bundle)
     add_supervisor(tables, bundle)
     add_wheels()
+    add_jieba(tables, bundle)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ HEAD = """# The local box's stand-ins for the model and for the upstream demos, 
 def table(artifact: str, folder: Path) -> str:
     """Return one artifact's table as YAML."""
     lines = [f"{artifact}:", "  files:"]
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.rglob("*")):
         if path.is_file():
             lines += [
-                f"    - path: {path.name}",
+                f"    - path: {path.relative_to(folder)}",
                 f"      size: {path.stat().st_size}",
                 f"      sha256: {sha256_of(str(path))}",
             ]

@@ -23,6 +23,7 @@ ARTIFACTS = {
     "chatglm2-6b-demos-cb8e8b43",
     "chatglm2-6b-int4",
     "cuda-11.8.0",
+    "jieba-0.42.1",
     "miniature",
     "miniature-demos",
     "openssl-1.1.1s",
@@ -103,7 +104,8 @@ def test_the_miniatures_table_is_its_files():
     for artifact, folder in (("miniature", "model"), ("miniature-demos", "demos")):
         here = ROOT / "local_box" / "miniature" / folder
         listed = {file["path"]: file["sha256"] for file in files_of(TABLES, [artifact])}
-        assert listed == {path.name: sha256_of(str(path)) for path in here.iterdir() if path.is_file()}
+        here_too = {str(path.relative_to(here)): sha256_of(str(path)) for path in here.rglob("*") if path.is_file()}
+        assert listed == here_too
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)

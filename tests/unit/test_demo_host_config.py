@@ -112,3 +112,20 @@ def test_bad_scripts(good: dict[str, Any], key: str, value: Any, words: str) -> 
 def test_a_model_folder_without_its_files(good: dict[str, Any]) -> None:
     Path(good["model_dir"], "config.json").unlink()
     assert find_problems(good) == [f"model_dir: there is no file {good['model_dir']}/config.json"]
+
+
+def test_a_checkpoint_has_its_files_and_one_card(good: dict[str, Any], tmp_path: Path) -> None:
+    assert find_problems({**good, "checkpoint": ""}) == []
+    assert find_problems({**good, "checkpoint": str(tmp_path / "absent")}) == [
+        f"checkpoint: there is no folder {tmp_path}/absent"
+    ]
+    folder = tmp_path / "checkpoint-20"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    assert find_problems({**good, "checkpoint": str(folder)}) == [
+        f"checkpoint: there is no file {folder}/pytorch_model.bin"
+    ]
+    (folder / "pytorch_model.bin").write_text("")
+    assert find_problems({**good, "checkpoint": str(folder)}) == []
+    assert "checkpoint needs a copy on one card" in find_problems({**good, "checkpoint": str(folder), "gpus": 2})[0]
+    assert find_problems({**good, "checkpoint": 7}) == ["checkpoint must be an absolute path"]

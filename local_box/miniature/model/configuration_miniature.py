@@ -1,5 +1,7 @@
 """Sizes of glmbox's miniature chat model."""
 
+from __future__ import annotations
+
 from transformers import PretrainedConfig
 
 
@@ -14,6 +16,8 @@ class MiniatureConfig(PretrainedConfig):
         num_attention_heads: attention heads per layer.
         window: how many tokens back, itself included, a token can look.
         seq_length: longest prompt plus answer that chat() allows by default, in tokens.
+        pre_seq_len: tokens of the trained prefix that P-Tuning puts before every prompt; None for the model as it is.
+        prefix_projection: whether the prefix comes out of a small network instead of being a table.
     """
 
     model_type = "glmbox-miniature"
@@ -27,6 +31,8 @@ class MiniatureConfig(PretrainedConfig):
         num_attention_heads: int = 4,
         window: int = 320,
         seq_length: int = 8192,
+        pre_seq_len: int | None = None,
+        prefix_projection: bool = False,
         **kwargs,
     ) -> None:
         self.vocab_size = vocab_size
@@ -36,4 +42,6 @@ class MiniatureConfig(PretrainedConfig):
         self.num_attention_heads = num_attention_heads
         self.window = window
         self.seq_length = seq_length
+        self.pre_seq_len = pre_seq_len
+        self.prefix_projection = prefix_projection
         super().__init__(**kwargs)

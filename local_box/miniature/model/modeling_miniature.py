@@ -35,11 +35,14 @@ def rotate(x: torch.Tensor, offset: int) -> torch.Tensor:
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
 
 
-def visible(tokens: int, past: int, window: int, device: torch.device) -> torch.Tensor:
-    """Boolean [tokens, past + tokens]: whether a new token sees a key that is not ahead and not beyond the window."""
+def visible(tokens: int, past: int, window: int, device: torch.device, prefix: int = 0) -> torch.Tensor:
+    """Boolean [tokens, past + tokens]: whether a new token sees a key that is not ahead and not beyond the window.
+
+    The first `prefix` keys are those of a trained prefix, which every token sees.
+    """
     query = torch.arange(past, past + tokens, device=device)[:, None]
     key = torch.arange(past + tokens, device=device)[None, :]
-    return (key <= query) & (key > query - window)
+    return (key <= query) & ((key > query - window) | (key < prefix))
 
 
 class ScaleNorm(nn.Module):
@@ -81,6 +84,34 @@ class DecoderLayer(nn.Module):
         return x, (key, value)
 
 
+class PrefixEncoder(nn.Module):
+    """What P-Tuning v2 trains: keys and values of `pre_seq_len` tokens for every layer."""
+
+    def __init__(self, config: MiniatureConfig) -> None:
+        super().__init__()
+        features = config.num_layers * 2 * config.hidden_size
+        if config.prefix_projection:
+            self.embedding = nn.Embedding(config.pre_seq_len, config.hidden_size)
+            self.trans = nn.Sequential(
+                nn.Linear(config.hidden_size, config.hidden_size), nn.Tanh(), nn.Linear(config.hidden_size, features)
+            )
+        else:
+            self.embedding = nn.Embedding(config.pre_seq_len, features)
+        self.projects = config.prefix_projection
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        rows = self.embedding(tokens)
+        return self.trans(rows) if self.projects else rows
+
+
+class Tuned(nn.Module):
+    """Holds the prefix encoder under the name that upstream's scripts look for: `transformer.prefix_encoder`."""
+
+    def __init__(self, config: MiniatureConfig) -> None:
+        super().__init__()
+        self.prefix_encoder = PrefixEncoder(config)
+
+
 class MiniatureForChat(PreTrainedModel):
     """The whole model. Like ChatGLM2-6B it is built in the number format that config.json names (float16)."""
 
@@ -93,6 +124,11 @@ class MiniatureForChat(PreTrainedModel):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
         self.final_norm = ScaleNorm(config.hidden_size)
         self.output_layer = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.pre_seq_len is not None:
+            # As upstream's: the prefix alone is trained.
+            for weight in self.parameters():
+                weight.requires_grad = False
+            self.transformer = Tuned(config)
         self.post_init()
         self.to(config.torch_dtype or torch.float32)
 
@@ -109,23 +145,41 @@ class MiniatureForChat(PreTrainedModel):
         new_ids = input_ids[:, -1:] if past_key_values else input_ids
         return {"input_ids": new_ids, "past_key_values": past_key_values, "use_cache": True}
 
+    def prefix(self, batch: int) -> tuple[Cache, ...]:
+        """The trained prefix as a cache, for so many rows."""
+        config = self.config
+        encoder = self.transformer.prefix_encoder
+        rows = encoder(torch.arange(config.pre_seq_len, device=self.device))
+        parts = rows.view(config.pre_seq_len, config.num_layers * 2, config.num_attention_heads, -1)
+        parts = parts.to(self.word_embeddings.weight.dtype).permute(1, 2, 0, 3)[:, None].expand(-1, batch, -1, -1, -1)
+        return tuple(zip(parts[0::2], parts[1::2]))  # noqa: B905 (halves of one even tensor)
+
     def forward(
-        self, input_ids: torch.Tensor, past_key_values: tuple[Cache, ...] | None = None, **kwargs
+        self,
+        input_ids: torch.Tensor,
+        past_key_values: tuple[Cache, ...] | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs,
     ) -> CausalLMOutputWithPast:
         """Scores [batch, tokens, vocab_size] of the token after each of `input_ids` [batch, tokens], and the cache.
 
+        With `labels` [batch, tokens], the loss too, in nats per token; -100 does not count.
         Rows are taken to be of one length: an attention mask for padding is not looked at.
         """
         x = self.word_embeddings(input_ids)
+        if past_key_values is None and self.config.pre_seq_len is not None:
+            past_key_values = self.prefix(input_ids.shape[0])
         past_tokens = past_key_values[0][0].shape[-2] if past_key_values else 0
-        mask = visible(input_ids.shape[1], past_tokens, self.config.window, x.device)
+        mask = visible(input_ids.shape[1], past_tokens, self.config.window, x.device, self.config.pre_seq_len or 0)
         caches = []
         for number, layer in enumerate(self.layers):
             x, cache = layer(x, mask, past_key_values[number] if past_key_values else None)
             caches.append(cache)
-        return CausalLMOutputWithPast(
-            logits=self.output_layer(self.final_norm(x)).float(), past_key_values=tuple(caches)
-        )
+        logits = self.output_layer(self.final_norm(x)).float()
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=tuple(caches))
 
     def _sample(
         self,

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 PRECISIONS = {"cuda": ("fp16", "int8", "int4"), "cpu": ("fp32",)}
-OPTIONAL = ("queue_limit", "max_body_bytes", "log_text", "parallel_generations", "stuck_seconds", "gpus")
+OPTIONAL = ("queue_limit", "max_body_bytes", "log_text", "parallel_generations", "stuck_seconds", "gpus", "checkpoint")
 MODEL_FILES = ("config.json", "tokenizer_config.json")
+CHECKPOINT_FILES = ("config.json", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Config:
     """The whole configuration.
 
     ``max_body_bytes`` in bytes, ``queue_limit`` in waiting generations, ``stuck_seconds`` without a token
-    until the host ends itself to be started again, ``gpus`` over which the one copy is spread.
+    until the host ends itself to be started again, ``gpus`` over which the one copy is spread, ``checkpoint`` the
+    folder of a trained prefix that the model answers with, "" for the model as it is.
     """
 
     model_dir: str
@@ -42,6 +44,7 @@ class Config:
     parallel_generations: int = 1
     stuck_seconds: int = 300
     gpus: int = 1
+    checkpoint: str = ""
 
 
 class ConfigError(Exception):
@@ -75,6 +78,10 @@ def find_problems(data: Any) -> list[str]:
     required = ("model_dir", "code_dir", "device", "precision", "health_port", "scripts")
     problems = _key_problems("", data, required, OPTIONAL)
     problems += _folder_problems(data, "model_dir", MODEL_FILES) + _folder_problems(data, "code_dir", ())
+    if data.get("checkpoint", "") != "":
+        problems += _folder_problems(data, "checkpoint", CHECKPOINT_FILES)
+        if data.get("gpus", 1) != 1:
+            problems.append("checkpoint needs a copy on one card, and gpus spreads it over several")
     problems += _plan_problems(data)
     problems += _number_problems("", data, "health_port", 1024, 65535)
     problems += _number_problems("", data, "queue_limit", 0, 1000)

@@ -1,6 +1,7 @@
 """Loads the one tokenizer and the one model, and makes sure that they answer."""
 
 import ctypes.util
+import json
 import os
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from demo_host.config import Config
 from demo_host.facade import Facade
 from demo_host.state import Host
 
+PREFIX = "transformer.prefix_encoder."
 QUANTIZED_BITS = {"int8": 8, "int4": 4}
 
 
@@ -41,6 +43,8 @@ def load(host: Host) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(config.model_dir, trust_remote_code=True)
         if config.gpus > 1:
             return tokenizer, spread(config).eval()
+        if config.checkpoint:
+            return tokenizer, tuned(config).eval()
         model = AutoModel.from_pretrained(config.model_dir, trust_remote_code=True)
         return tokenizer, place(model, config.device, config.precision).eval()
     except LoadError:
@@ -48,8 +52,9 @@ def load(host: Host) -> tuple[Any, Any]:
     except Exception as error:
         # No prompt exists yet, so the message may be told; its first line is the telling one.
         reason = (str(error).strip().splitlines() or [""])[0]
+        with_prefix = f" with the prefix of {config.checkpoint}" if config.checkpoint else ""
         raise LoadError(
-            f"The model in {config.model_dir} cannot be loaded on {config.device} as {config.precision}: "
+            f"The model in {config.model_dir}{with_prefix} cannot be loaded on {config.device} as {config.precision}: "
             f"{type(error).__name__}: {reason}"
         ) from error
 
@@ -83,6 +88,31 @@ def spread(config: Config) -> Any:
     from utils import load_model_on_gpus
 
     return load_model_on_gpus(config.model_dir, num_gpus=config.gpus)
+
+
+def tuned(config: Config) -> Any:
+    """Load the model with the prefix that P-Tuning has trained, as upstream's ptuning/web_demo.py does.
+
+    The checkpoint holds the prefix alone and the settings that it was made with. Nothing in it is executed.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    with open(os.path.join(config.checkpoint, "config.json"), encoding="utf-8") as file:
+        trained = json.load(file)
+    if not trained.get("pre_seq_len"):
+        raise LoadError(f"{config.checkpoint} holds no trained prefix: its config.json has no pre_seq_len.")
+    settings = AutoConfig.from_pretrained(config.model_dir, trust_remote_code=True)
+    settings.pre_seq_len = trained["pre_seq_len"]
+    settings.prefix_projection = trained.get("prefix_projection", False)
+    model = AutoModel.from_pretrained(config.model_dir, config=settings, trust_remote_code=True)
+    weights = torch.load(os.path.join(config.checkpoint, "pytorch_model.bin"), map_location="cpu", weights_only=True)
+    prefix = {name[len(PREFIX) :]: weight for name, weight in weights.items() if name.startswith(PREFIX)}
+    model.transformer.prefix_encoder.load_state_dict(prefix)
+    model = place(model, config.device, config.precision)
+    # It was trained in float32.
+    model.transformer.prefix_encoder.float()
+    return model
 
 
 def offer_cuda_runtime(torch_dir: Path) -> None:

@@ -44,6 +44,7 @@ from ansible_collections.glmbox.box.plugins.module_utils.providers import (
     port_problem,
     provider_notes,
 )
+from ansible_collections.glmbox.box.plugins.module_utils.training import training_problems
 
 # Printed on a line of its own, unless a login shell has printed something without a line end before.
 PROBE = (
@@ -104,7 +105,10 @@ class ActionModule(ActionBase):
             problems += value_problems(options, values)
             every_value |= values
         self._values = every_value
-        return problems + range_problems(every_value) + gateway_problems(every_value) + self._wishes()
+        return problems + range_problems(every_value) + self._fitting()
+
+    def _fitting(self):
+        return gateway_problems(self._values) + training_problems(self._values) + self._wishes()
 
     def _wishes(self):
         """Return what is wrong with inputs that have to fit each other, or a file of the controller."""
