@@ -41,7 +41,7 @@ check: .venv/.ready ## the gates and the unit tests: two minutes
 	mypy roles/demos/files/demo_host roles/lease/files/glmbox_lease roles/service/files/glmbox_ctl
 	ansible-playbook site.yml -i inventory/local_box --syntax-check
 	ansible-lint
-	pytest tests/unit tests/contract
+	pytest tests/unit tests/contract --numprocesses 2
 
 test: check molecule test-box ## everything: gates, units, a real deployment, accidents
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import shlex
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from ansible_collections.glmbox.box.plugins.module_utils.fetching.peers import N
 from ansible_collections.glmbox.box.plugins.module_utils.fetching.shelf import Shelf
 
 SERVE = Path(__file__).resolve().parent.parent.parent / "roles" / "fetch" / "files" / "serve_peer.py"
-CONTENT = os.urandom(300_000)
+CONTENT = random.Random(1).randbytes(300_000)  # the same in every worker: it stands in names of tests
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 PATH = "weights/你 好's.bin"
 # Stands in for ssh: notes what is asked of whom, then does what the host's mode says.
