@@ -41,6 +41,8 @@ HOST_PACKAGES = (
     "runc",
 )
 UP_SECONDS = 60
+# What process 1 is in rented containers: a script, which keeps the environment that the provider gave it.
+WITHOUT_INIT = "mkdir -p /run/sshd && /usr/sbin/sshd && while :; do sleep 3600 & wait $!; done"
 
 
 class BoxError(Exception):
@@ -180,7 +182,7 @@ def start(
             *("--publish", f"127.0.0.1:{ssh_port}:22", "--publish", f"127.0.0.1:{gateway_port}:3389"),
             *options,
             image_name(suite),
-            *(("/sbin/init",) if systemd else ("sh", "-c", "mkdir -p /run/sshd && exec /usr/sbin/sshd -D")),
+            *(("/sbin/init",) if systemd else ("sh", "-c", WITHOUT_INIT)),
         )
     if systemd:
         wait_until_up(name)
