@@ -20,6 +20,7 @@ from ansible_collections.glmbox.box.plugins.module_utils.fetching.fetcher import
 from ansible_collections.glmbox.box.plugins.module_utils.gateway import FIRST, gateway_problems
 from ansible_collections.glmbox.box.plugins.module_utils.host import (
     folder_problems,
+    hidden_problems,
     host_notes,
     host_problems,
     python_problem,
@@ -147,14 +148,13 @@ class ActionModule(ActionBase):
             "disk_needs": needs,
             "ports": args["ports"],
             "other_ports": profiles[args["provider"]]["other_ports"],
-            "folders": args["folders"],
             "needs_gpu": bool(tags & {"all", "activate", "preflight"}),
             "model": args["model"],
             "device": args["device"],
             "precision": args["precision"],
             "torch": args["torch"],
         }
-        problems += host_problems(facts, wish)
+        problems += host_problems(facts, wish) + hidden_problems(args["folders"], facts["init"])
         ports = [int(self._values.get(name, 0)) for name in ("gateway_port", "gateway_public_port")]
         problems += filter(None, [port_problem(profiles[args["provider"]], facts["variables"], *ports)])
         facts["notes"] = host_notes(facts, wish)

@@ -104,14 +104,13 @@ def folder_problems(folders: dict) -> list[str]:
     return problems
 
 
-def hidden_problems(folders: dict) -> list[str]:
-    """Return a sentence for each folder that units of systemd would not see. folders: variable to path."""
-    problems = []
-    for name, path in folders.items():
-        top = PurePosixPath(path).parts[1]
-        if top in HIDDEN_FOLDERS:
-            problems.append(f"{name} is {path}, and services see nothing below /{top}. Take a folder elsewhere.")
-    return problems
+def hidden_problems(folders: dict, init: str) -> list[str]:
+    """Return a sentence for each folder that systemd's units would not see. folders: variable to absolute path."""
+    return [
+        f"{name} is {path}, and services see nothing below /{PurePosixPath(path).parts[1]}. Take a folder elsewhere."
+        for name, path in folders.items()
+        if init == "systemd" and PurePosixPath(path).parts[1] in HIDDEN_FOLDERS
+    ]
 
 
 def disk_problems(disks: dict, needs: list[dict]) -> list[str]:
@@ -199,8 +198,8 @@ def host_problems(facts: dict, wish: dict) -> list[str]:
     """Return every reason why the box cannot become what is wished, each a sentence with the next step.
 
     facts: what box_facts returns. wish: disk_needs ({path, mib, what}), ports ({name, port, unit}: free, or glmbox's
-    own where the unit's file is present), other_ports (that the provider maps too), folders (variable to path),
-    needs_gpu, torch (the release of torch+cu118), and what gpu_problems takes.
+    own where the unit's file is present), other_ports (that the provider maps too), needs_gpu,
+    torch (the release of torch+cu118), and what gpu_problems takes.
     """
     problems = []
     supported = SUPPORTED.get(facts["distribution"], ())
@@ -233,8 +232,6 @@ def host_problems(facts: dict, wish: dict) -> list[str]:
         problems.append(
             "The box was not booted with systemd, the only init that glmbox can start services under so far."
         )
-    else:
-        problems += hidden_problems(wish["folders"])
     problems += taken_problems(facts, wish)
     problems += disk_problems(facts["disks"], [need for need in wish["disk_needs"] if need["mib"]])
     if wish["needs_gpu"]:
