@@ -43,6 +43,8 @@ HOST_PACKAGES = (
 )
 UP_SECONDS = 60
 GATEWAY_INSIDE = 3389
+# What process 1 is in a rented container of no kind: a script, which keeps the environment that it was given.
+WITHOUT_INIT = "mkdir -p /run/sshd && /usr/sbin/sshd && while :; do sleep 3600 & wait $!; done"
 
 
 class Kind(NamedTuple):
@@ -235,7 +237,7 @@ def first_process(systemd: bool, kind: str) -> tuple[str, ...]:
     """Return the command that is PID 1."""
     if kind:
         return ("bash", KINDS[kind].init)
-    return ("/sbin/init",) if systemd else ("sh", "-c", "mkdir -p /run/sshd && exec /usr/sbin/sshd -D")
+    return ("/sbin/init",) if systemd else ("sh", "-c", WITHOUT_INIT)
 
 
 def kind_options(name: str, kind: str, ssh_port: int, gateway_port: int) -> tuple[str, ...]:

@@ -27,6 +27,10 @@ printf 'root:{PASSWORD}\\nclosed:{PASSWORD}\\n' | chpasswd
 rm /root/.ssh/authorized_keys
 kill -HUP $(cat /run/sshd.pid)
 """
+# As vast.ai tells its containers what is theirs, in process 1's environment, beside a key that is nobody's business.
+SECRET = "a-key-to-the-account"
+VAST = {"VAST_CONTAINERLABEL": "C.4711", "VAST_TCP_PORT_22": "40022", "VAST_TCP_PORT_8080": "40080"}
+VAST |= {"PUBLIC_IPADDR": "198.51.100.23", "CONTAINER_API_KEY": SECRET}
 NEW_HOST_KEY = "rm /etc/ssh/ssh_host_*; ssh-keygen -q -A; kill -HUP $(cat /run/sshd.pid)"
 
 
@@ -36,10 +40,11 @@ def port_of(inventory: Path) -> int:
 
 @pytest.fixture(scope="module")
 def ports():
-    """The SSH ports of two boxes behind one address, into which a password leads."""
+    """The SSH ports of two boxes behind one address, into which a password leads; the second is a container."""
     found = []
-    for name, systemd in (("enrol-1", True), ("enrol-2", False)):
-        found.append(port_of(box.start_test_box(name, suite="bookworm", systemd=systemd)))
+    options = [option for pair in VAST.items() for option in ("--env", "=".join(pair))]
+    for name, systemd, more in (("enrol-1", True, ()), ("enrol-2", False, options)):
+        found.append(port_of(box.start_test_box(name, tuple(more), systemd, suite="bookworm")))
         box.podman("exec", box.container(name), "sh", "-c", OPEN_UP)
     yield found
     box.stop_test_box("enrol-1")
@@ -159,17 +164,34 @@ def test_ways_that_lead_nowhere(ports, inventory, password_file, tmp_path):
 
 
 def test_a_second_box_behind_the_same_address_has_a_host_key_of_its_own(ports, inventory, password_file):
-    box.podman("exec", SECOND, "sh", "-c", "mkdir -p /root/autodl-tmp")
     with open(password_file) as file:  # a file descriptor will do as well
         pairs = [f"-einventory={inventory}", f"-essh=127.0.0.1:{ports[1]}", "-ename=box2"]
         command = ["ansible-playbook", "playbooks/enroll_box.yml", "--skip-tags=preflight", *pairs]
         command.append(f"-epassword_file=/dev/fd/{file.fileno()}")
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, pass_fds=[file.fileno()], check=False)
     assert ended.returncode == 0, ended.stdout
-    assert "It is a box of AutoDL." in ended.stdout
-    assert hosts(inventory)["box2"]["box_provider"] == "autodl"
+    assert "It is a box of vast.ai." in ended.stdout
+    assert hosts(inventory)["box2"]["box_provider"] == "vast"
     pinned = [line.split()[0] for line in (inventory / ".state" / "known_hosts").read_text().splitlines()]
     assert pinned == [f"[127.0.0.1]:{port}" for port in ports]
+
+
+def test_a_container_tells_its_ports_and_keeps_its_secrets(inventory):
+    """The local box's settings name 3389 on purpose, which was not asked for when this one was rented."""
+    check = ["ansible-playbook", "playbooks/check_box.yml", "-i", str(inventory), "--limit", "box2", "-vvv"]
+    asked = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "Port 3389 is not mapped to the outside: vast.ai has set no VAST_TCP_PORT_3389" in asked.stdout
+    assert "Set gateway_port to one that is (8080)" in asked.stdout
+    assert SECRET not in asked.stdout
+    asked = subprocess.run([*check, "-e", "gateway_port=8080"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "is not mapped" not in asked.stdout
+    show = ["ansible", "box2", "-i", str(inventory), "-m", "glmbox.box.box_facts", "-a"]
+    show.append('{"variables": ["VAST_TCP_PORT_{port}", "PUBLIC_IPADDR"]}')
+    shown = subprocess.run(show, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    assert all(f"{name}: '{VAST[name]}'" in shown for name in ("VAST_TCP_PORT_22", "VAST_TCP_PORT_8080")), shown
+    assert f"PUBLIC_IPADDR: {VAST['PUBLIC_IPADDR']}" in shown
+    assert "VAST_CONTAINERLABEL" not in shown
+    assert SECRET not in shown
 
 
 def test_a_host_key_that_changed_is_refused_and_accepted_by_the_command_that_is_said(ports, inventory, password_file):
@@ -243,7 +265,7 @@ def test_a_box_that_moved_keeps_its_name_and_settings(ports, inventory):
         "ansible_port": ports[0],
         "demos_web2": False,
         "ansible_user": "root",
-        # A sudoer does not see AutoDL's disk below /root, and what was seen at first stays.
+        # Process 1's environment is no sudoer's to read before sudo, and what was said at first stays.
         "box_provider": "generic",
         "ansible_become": True,
     }

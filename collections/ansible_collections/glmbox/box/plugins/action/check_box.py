@@ -25,6 +25,7 @@ from ansible_collections.glmbox.box.plugins.module_utils.gateway import FIRST, g
 from ansible_collections.glmbox.box.plugins.module_utils.host import (
     SLOW_SECONDS,
     folder_problems,
+    hidden_problems,
     host_notes,
     host_problems,
     interpreter_problem,
@@ -187,14 +188,13 @@ class ActionModule(ActionBase):
             "disk_needs": needs,
             "ports": args["ports"],
             "other_ports": profiles[args["provider"]]["other_ports"],
-            "folders": args["folders"],
             "needs_gpu": bool(tags & {"all", "activate", "preflight"}),
             "model": args["model"],
             "device": args["device"],
             "precision": args["precision"],
             "torch": args["torch"],
         }
-        problems += host_problems(facts, wish)
+        problems += host_problems(facts, wish) + hidden_problems(args["folders"], facts["init"])
         ports = [int(self._values.get(name, 0)) for name in ("gateway_port", "gateway_public_port")]
         problems += filter(None, [port_problem(profiles[args["provider"]], facts["variables"], *ports)])
         facts["notes"] = host_notes(facts, wish)

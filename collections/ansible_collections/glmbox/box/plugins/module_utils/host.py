@@ -242,8 +242,8 @@ def host_problems(facts: dict, wish: dict) -> list[str]:
     """Return every reason why the box cannot become what is wished, each a sentence with the next step.
 
     facts: what box_facts returns. wish: disk_needs ({path, mib, what}), ports ({name, port, unit}: free, or glmbox's
-    own where one of the unit's files is present), other_ports (that the provider maps too), folders (variable to
-    path), needs_gpu, torch (the release of torch+cu118), and what gpu_problems takes.
+    own where one of the unit's files is present), other_ports (that the provider maps too), needs_gpu,
+    torch (the release of torch+cu118), and what gpu_problems takes.
     """
     problems = []
     supported = SUPPORTED.get(facts["distribution"], ())
@@ -272,7 +272,6 @@ def host_problems(facts: dict, wish: dict) -> list[str]:
             f"torch {wish['torch']}+cu118 needs glibc 2.28, and the box has {facts['glibc']}. Set torch_version to an "
             "older release, or rent a newer image."
         )
-    problems += hidden_problems(wish["folders"], facts["init"])
     problems += taken_problems(facts, wish)
     problems += disk_problems(facts["disks"], [need for need in wish["disk_needs"] if need["mib"]])
     if wish["needs_gpu"]:
