@@ -64,7 +64,13 @@ def test_an_unconfined_service_has_no_sandbox_and_all_else():
     assert free[-4:] == ["UMask=0077", "", "[Install]", "WantedBy=multi-user.target"]
     assert "Restart=on-failure" in free and "User=u" in free
     dropped = {line.split("=")[0] for line in confined} - {line.split("=")[0] for line in free}
-    assert {"CapabilityBoundingSet", "NoNewPrivileges", "ProtectSystem", "PrivateDevices", "SystemCallFilter"} <= dropped
+    assert {
+        "CapabilityBoundingSet",
+        "NoNewPrivileges",
+        "ProtectSystem",
+        "PrivateDevices",
+        "SystemCallFilter",
+    } <= dropped
     assert not [line for line in free if line.startswith(("Protect", "Restrict", "Private", "Capability"))]
 
 
