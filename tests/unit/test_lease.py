@@ -244,6 +244,16 @@ def test_off_ends_where_other_hours_are_set(make):
     assert box.shown["left_seconds"] == pytest.approx(70 * MINUTE, abs=20)
 
 
+def test_shorter_hours_than_were_used_are_told_first(make):
+    box = make(hours=8)
+    box.run(180)
+    box.start_watcher(hours=2.0)
+    assert "The lease ends in 10 min" in box.run(9)[0]
+    assert box.stops == []
+    box.run(2)
+    assert len(box.stops) == 1
+
+
 def test_hours_that_there_were_none_of_begin_when_they_are_set(make):
     box = make(idle_minutes=600)
     box.run(300)
@@ -284,6 +294,16 @@ def test_a_stop_without_effect_is_tried_again_and_said(make):
     assert "It was told to stop" in box.shown["text"]
 
 
+def test_a_stop_that_had_an_effect_late_is_not_forgotten_by_a_failure(make):
+    box = make(hours=1)
+    box.run(62)
+    box.problem = "The network is down already."
+    box.run(5)
+    assert box.shown["state"] == "failing"
+    box.restart()
+    assert "a new lease begins" in box.said[-1]
+
+
 def test_where_only_the_controller_can_stop_it_the_box_says_so(make):
     box = make(hours=1, stop={"hook": True})
     assert "ONLY YOUR MACHINE CAN STOP THIS BOX" in box.run(61)[-1]
@@ -317,6 +337,22 @@ def test_a_start_after_the_stop_begins_a_new_lease(make, container):
     assert len(box.stops) == 1
     box.run(3)
     assert len(box.stops) == 2
+
+
+def test_a_stop_that_ends_the_watcher_is_known_afterwards(make, monkeypatch):
+    """A machine that powers itself off, or a container's shutdown, may leave no time to note that it worked."""
+    box = make(hours=1)
+
+    def vanish(stop: dict) -> str:
+        raise SystemExit
+
+    monkeypatch.setattr(watch, "stop_box", vanish)
+    with pytest.raises(SystemExit):
+        box.run(61)
+    box.restart()
+    assert box.said[-1] == "The box was started again after its stop: a new lease begins."
+    box.run(45)
+    assert box.shown["state"] == "running"
 
 
 def test_who_starts_a_box_again_that_could_not_be_stopped_is_not_thrown_out_at_once(make):

@@ -83,6 +83,7 @@ def pid1(tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith(("CONTAINER_", "VAST_", "RUNPOD_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(stops, "PID1", str(tmp_path / "environ"))
+    monkeypatch.setattr(stops, "COPIES", (str(tmp_path / "none"), str(tmp_path / "copy")))
 
     def give(**variables: str) -> None:
         (tmp_path / "environ").write_text("".join(f"{name}={value}\0" for name, value in variables.items()))
@@ -194,6 +195,13 @@ def test_a_first_process_that_is_hidden_leaves_our_own_variables(pid1, monkeypat
     monkeypatch.setenv("CONTAINER_ID", "123")
     monkeypatch.setenv("CONTAINER_API_KEY", KEY)
     assert stops.stop_box({"api": "vast", "url": provider.url}) == ""
+
+
+@pytest.mark.parametrize("form", ["{}={}", 'export {}="{}"', "{}='{}' # set by the provider"])
+def test_a_first_process_that_has_lost_them_leaves_the_images_copy(pid1, tmp_path, provider, form):
+    lines = ['BROKEN="', "", "# export X=1", *(form.format(*pair) for pair in GOOD["runpod"].items())]
+    (tmp_path / "copy").write_text("\n".join(lines))
+    assert stops.stop_box({"api": "runpod", "url": provider.url}) == ""
 
 
 def test_the_key_reaches_neither_state_nor_log(provider, pid1, tmp_path):

@@ -46,6 +46,8 @@ def adopt(state: State, settings: Settings) -> None:
     """Go over to the settings where they have changed: hours that there were none of before begin now."""
     if (state.hours, state.idle_minutes) == (settings.hours, settings.idle_minutes):
         return
+    # Shorter hours than were used already are told before they end the lease.
+    grant_respite(state, settings)
     if state.hours <= 0:
         state.begin, state.extra = state.meter, 0.0
     if state.idle_minutes <= 0:
@@ -68,9 +70,14 @@ def resume(state: State, settings: Settings, advance: Advance) -> List[str]:
         state.active_at = state.meter
         forget_the_end(state)
     if advance.started or (advance.away and state.ended_at is None):
-        wholes = [whole for whole in (settings.hours * 3600, settings.idle_minutes * 60) if whole > 0]
-        state.not_before = max(state.not_before, state.meter + min([RESPITE_SECONDS] + [whole / 2 for whole in wholes]))
+        grant_respite(state, settings)
     return said
+
+
+def grant_respite(state: State, settings: Settings) -> None:
+    """Leave ten minutes in which to take notice, or half of a shorter lease."""
+    wholes = [whole for whole in (settings.hours * 3600, settings.idle_minutes * 60) if whole > 0]
+    state.not_before = max(state.not_before, state.meter + min([RESPITE_SECONDS] + [whole / 2 for whole in wholes]))
 
 
 def forget_the_end(state: State) -> None:
@@ -150,16 +157,20 @@ def still_here(state: State) -> float:
     return lived if lived >= STILL_HERE_SECONDS else 0.0
 
 
-def record(state: State, problem: str) -> None:
-    """Note how a stop went. problem: "" where it was taken note of, else why not."""
+def begin_stop(state: State) -> None:
+    """Note that the box is told to stop. Before it is: it may stop before anything else can be written down."""
     state.attempts += 1
+    state.problem, state.try_at = "", state.meter + STILL_HERE_SECONDS
+    if state.asked_at is None:
+        state.asked_at = state.meter
+
+
+def record_failure(state: State, problem: str) -> None:
+    """Note why the last try did not work; an earlier one that did is remembered, since it may still have its effect."""
+    if state.asked_at is not None and state.try_at - state.asked_at < STILL_HERE_SECONDS + 1:
+        state.asked_at = None
     state.problem = problem
-    if problem:
-        state.try_at = state.meter + min(RETRY_SECONDS * 2 ** min(state.attempts - 1, 8), LONGEST_RETRY_SECONDS)
-    else:
-        if state.asked_at is None:
-            state.asked_at = state.meter
-        state.try_at = state.meter + STILL_HERE_SECONDS
+    state.try_at = state.meter + min(RETRY_SECONDS * 2 ** min(state.attempts - 1, 8), LONGEST_RETRY_SECONDS)
 
 
 def extend(state: State, settings: Settings, seconds: float) -> None:

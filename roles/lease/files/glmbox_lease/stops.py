@@ -6,10 +6,12 @@ and of its pods' variables (a key for this pod alone), and its own program runpo
 the same address. Neither was ever asked from here: whatever they answer otherwise is taken for a failure, and said.
 """
 
+import contextlib
 import http.client
 import json
 import os
 import re
+import shlex
 import signal
 import ssl
 import subprocess
@@ -19,6 +21,8 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 from urllib.parse import urlsplit
 
 PID1 = "/proc/1/environ"
+# Where vast.ai's and RunPod's images copy them: a first process such as sshd writes over its own.
+COPIES = ("/etc/environment", "/etc/rp_environment")
 COMMAND_SECONDS = 120
 ANSWER_SECONDS = 30
 # Without a name of its own, RunPod's front refuses Python's.
@@ -99,13 +103,27 @@ def kind_of(stop: Dict[str, Any]) -> str:
 
 
 def variables_of_box() -> Dict[str, str]:
-    """Return the variables that the provider gave the box: PID 1's, and ours where PID 1 has not."""
+    """Return the variables that the provider gave the box: PID 1's, else their copies in files, else ours."""
+    found = dict(os.environ)
+    for path in COPIES:
+        for line in _content(path).splitlines():
+            with contextlib.suppress(ValueError):  # a quote that is not closed
+                words = shlex.split(line, comments=True)
+                if words:
+                    name, _, value = words[-1].partition("=")
+                    found[name] = value
+    for pair in _content(PID1).split("\0"):
+        name, _, value = pair.partition("=")
+        found[name] = value
+    return found
+
+
+def _content(path: str) -> str:
     try:
-        with open(PID1, "rb") as file:
-            pairs = [pair.partition("=") for pair in file.read().decode(errors="replace").split("\0")]
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
     except OSError:
-        pairs = []
-    return {**os.environ, **{name: value for name, _, value in pairs if name}}
+        return ""
 
 
 def credential_of(api: Api, variables: Dict[str, str]) -> Tuple[Optional[Credential], str]:
@@ -118,7 +136,7 @@ def credential_of(api: Api, variables: Dict[str, str]) -> Tuple[Optional[Credent
     names = " and ".join((api.key, " or ".join(name for name, _ in api.ids)))
     return None, (
         "%s cannot be asked to stop this box: %s, by which it does so, are not in the environment of the box's first "
-        "process. Stop it in the console, or set lease_stop to another way." % (api.title, names)
+        "process, nor in its files. Stop it in the console, or set lease_stop to another way." % (api.title, names)
     )
 
 

@@ -89,21 +89,24 @@ class Watcher:
             stop = rules.wants_stop(state)
             if stop and state.asked_at is not None:
                 said.append("The box was told to stop %s ago, and is still here." % span(state.meter - state.asked_at))
+            if stop:
+                rules.begin_stop(state)
             self.save(state)
         for sentence in said:
             self.say(sentence)
         return stop
 
     def stop(self, session: Session, clock: Callable[[], float]) -> None:
-        """Stop the box, and note how that went."""
+        """Stop the box; note and say how that went."""
         problem = stop_box(self.settings.stop)
         with self.turn():
             state = self.load(session, clock())
             if state.ended_at is None:
                 self.say("The lease was extended while the box was being stopped: it may stop all the same.")
                 return
-            rules.record(state, problem)
-            self.save(state)
+            if problem:
+                rules.record_failure(state, problem)
+                self.save(state)
         if problem:
             again = span(state.try_at - state.meter)
             self.say("THE BOX IS NOT STOPPED, AND COSTS MONEY. %s It is tried again in %s." % (problem, again))
