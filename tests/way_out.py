@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import glob
 import http.server
+import os
 import re
 import sys
 import threading
@@ -71,7 +72,7 @@ class Proxy(http.server.BaseHTTPRequestHandler):
 def watch():
     """Look at the argument lists of all processes but this one."""
     password = LOGIN.partition(":")[2].encode()
-    mine = ("/proc/self/", "/proc/%d/" % __import__("os").getpid())
+    mine = f"/proc/{os.getpid()}/"
     while True:
         for path in glob.glob("/proc/[0-9]*/cmdline"):
             try:

@@ -11,6 +11,12 @@ import pytest
 import yaml
 from ansible_collections.glmbox.box.plugins.module_utils.catalogue import files_of, load
 from ansible_collections.glmbox.box.plugins.module_utils.files import sha256_of
+from ansible_collections.glmbox.box.plugins.module_utils.inputs import (
+    load_specs,
+    range_problems,
+    unknown_names,
+    value_problems,
+)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOCKS = [ROOT / "requirements.txt", *sorted((ROOT / "roles" / "torch" / "files").glob("py*.txt"))]
@@ -189,17 +195,62 @@ def test_no_file_names_a_default_registry():
             assert [host for host in hosts if host in text] == [], name
 
 
+def shape_of(text: str) -> list[tuple]:
+    """Return what of a README must be the same in every language, in its order.
+
+    Headings by their level, commands without their comments, tables row by row with the code in their first column,
+    links and pictures by where they lead (anchors aside, which are headings in the reader's language), code in prose.
+    """
+    shape: list[tuple] = []
+    for line in text.splitlines():
+        if line.startswith("#"):
+            shape.append(("heading", line.split()[0]))
+        elif line.startswith("    "):
+            command = re.split(r"(?:^|\s)#\s", line)[0].strip()
+            shape.append(("code", command))
+        elif line.startswith("|"):
+            cells = re.split(r"(?<!\\)\|", line.strip("|"))
+            first = cells[0].strip() if set(cells[0].strip()) <= {"-"} else re.findall(r"`([^`]+)`", cells[0])
+            shape.append(("row", len(cells), tuple(first)))
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    leads = [link for link in links if not re.fullmatch(r"README.*\.md", link)]
+    shape.append(("links", *sorted("#" if link.startswith("#") else link for link in leads)))
+    prose = "\n".join(line for line in text.splitlines() if not line.startswith("    "))
+    shape.append(("named", *sorted(re.findall(r"`([^`\n]+)`", prose))))
+    return shape
+
+
 def test_the_readmes_are_twins():
-    """The same sections, tables and commands in both languages."""
+    """The same sections, commands, tables, links and names in both languages, in the same order."""
+    ours, theirs = (shape_of((ROOT / name).read_text()) for name in ("README.md", "README.zh-CN.md"))
+    for one, other in zip(ours, theirs, strict=False):
+        assert one == other
+    assert len(ours) == len(theirs)
 
-    def shape(name: str) -> dict[str, object]:
-        lines = (ROOT / name).read_text().splitlines()
-        code = [line.split("#")[0].strip() for line in lines if line.startswith("    ")]
-        named = [re.findall(r"`([^`]+)`", line.split("|")[1]) for line in lines if line.startswith("|")]
-        return {
-            "levels": [line.split()[0] for line in lines if line.startswith("#")],
-            "code": [line for line in code if line],
-            "named": [names for names in named if names],
-        }
 
-    assert shape("README.md") == shape("README.zh-CN.md")
+def test_a_readme_that_says_less_is_no_twin():
+    text = (ROOT / "README.md").read_text()
+    command = next(line for line in text.splitlines() if line.startswith("    make"))
+    row = next(line for line in text.splitlines() if line.startswith("| `gateway_users`"))
+    for gone in (command, row, "## Settings", "(docs/benchmarks.md)", "`fetch_peers: true`"):
+        assert gone in text
+        assert shape_of(text.replace(gone, "", 1)) != shape_of(text), gone
+
+
+@pytest.mark.parametrize("profile", sorted((ROOT / "profiles").glob("*.yml")), ids=lambda path: path.name)
+def test_a_profile_sets_what_roles_know_and_names_mirrors_that_serve(profile):
+    chosen = yaml.safe_load(profile.read_text())
+    specs = load_specs(str(ROOT / "roles"), sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir()))
+    options = {name: spec for each in specs.values() for name, spec in each.items()}
+    assert unknown_names(specs, list(chosen)) == []
+    assert set(chosen) <= set(options)
+    required = {name: chosen[name] for name in chosen}
+    assert value_problems({name: options[name] for name in chosen}, required) == []
+    assert range_problems(chosen) == []
+    hosts = {
+        urlsplit(mirror).hostname
+        for name, table in TABLES.items()
+        for file in table["files"]
+        for mirror in mirrors_of(name, file)
+    }
+    assert [host for host in chosen.get("fetch_preferred_hosts", []) if host not in hosts] == []

@@ -55,6 +55,48 @@ def test_the_boxes_python():
     assert "Run glmbox with Python 3.11" in host.python_problem("glmbox 3 8\n", "/usr/bin/python3", "2.21.5")
     assert "is Python 3.6" in host.python_problem("glmbox 3 6\n", "/usr/bin/python3", "2.19.14")
     assert "is missing" in host.python_problem("", "/usr/bin/python3", "2.19.14")
+    assert "is missing" in host.python_problem("bash: /usr/bin/python3: no such file\n", "/usr/bin/python3", "2.19.14")
+    assert "is conda's Python" in host.python_problem("glmbox 3 11 conda\n", "/root/miniconda3/bin/python", "2.19.14")
+
+
+@pytest.mark.parametrize(
+    ("before", "part"),
+    [
+        ("", ""),
+        ("Welcome\n", ""),
+        ("[notice] it listens\n\n", ""),
+        ("Welcome ", "prints `Welcome`"),
+        ("{a brace}\n", "prints `{a brace}`"),
+        ("Welcome\n  {", "prints `{`"),
+    ],
+)
+def test_a_login_shell_may_print_what_ansible_can_tell_apart(before, part):
+    said = host.python_problem(before + "glmbox 3 9\n", "/usr/bin/python3", "2.19.14")
+    assert bool(said) == bool(part)
+    assert part in said
+
+
+@pytest.mark.parametrize(
+    ("interpreter", "fine"),
+    [
+        ("/usr/bin/python3", True),
+        ("/opt/x/bin/python", True),
+        ("auto", False),
+        ("auto_silent", False),
+        ("python3", False),
+    ],
+)
+def test_nobody_looks_for_the_boxes_python(interpreter, fine):
+    assert (host.interpreter_problem(interpreter) == "") == fine
+
+
+def test_a_slow_login_shell_is_named():
+    slow = {"seconds": 1.9, "file": "/root/.bashrc", "line": 12}
+    assert host.shell_note(0.2, slow) == ""
+    assert "takes 2.4 s before" in host.shell_note(2.41, slow)
+    assert "1.9 s of it in /root/.bashrc, line 12." in host.shell_note(2.41, slow)
+    assert "1.9 s of it in /etc/zsh/zshenv." in host.shell_note(2.41, {**slow, "file": "/etc/zsh/zshenv", "line": 0})
+    assert "the link is slow" in host.shell_note(8.0, slow)
 
 
 @pytest.mark.parametrize(
@@ -90,13 +132,19 @@ def test_systemds_units_see_no_home_and_supervisords_programs_do():
         ("gateway_max_body", "junk", False),
         ("gateway_max_body", "1m", True),
         ("gateway_listen", "everywhere", False),
+        ("box_apt_mirror", "", True),
+        ("box_apt_mirror", "http://mirrors.aliyun.com", True),
+        ("box_apt_mirror", "mirrors.aliyun.com", False),
+        ("box_http_proxy", "http://user:pass@10.0.0.1:3128", True),
+        ("box_https_proxy", 'http://a";Acquire::x "b', False),
         ("gateway_public_url", "203.0.113.7", False),
     ],
 )
 def test_numbers_have_ranges_and_texts_have_shapes(name, value, fine):
     problems = inputs.range_problems({name: value})
     assert (problems == []) is fine
-    assert all(problem.startswith(f"{name} is {value}; it has to be") for problem in problems)
+    shown = "no such thing" if "proxy" in name else value  # which may hold a login
+    assert all(problem.startswith(f"{name} is {shown}; it has to be") for problem in problems)
 
 
 FACTS = {

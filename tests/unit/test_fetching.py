@@ -166,6 +166,17 @@ def test_the_boxs_proxy_is_of_its_environment_else_of_its_providers_accelerator(
     assert probe.proxy_of_box(str(tmp_path / "turbo")) == proxy
 
 
+def test_the_operators_proxy_comes_before_the_boxes_own(monkeypatch, tmp_path):
+    told = tmp_path / "proxies.json"
+    monkeypatch.setenv("https_proxy", "http://of-the-box:1")
+    monkeypatch.setenv("GLMBOX_PROXIES", str(told))
+    assert probe.proxy_of_box("/nonexistent") == "http://of-the-box:1"
+    told.write_text("{}")
+    assert probe.proxy_of_box("/nonexistent") == "http://of-the-box:1"
+    told.write_text('{"http_proxy": "http://a:b@c:1", "https_proxy": "http://a:b@d:2", "no_proxy": "localhost"}')
+    assert probe.proxy_of_box("/nonexistent") == "http://a:b@d:2"
+
+
 # Hashing what grows, and what an earlier run left
 
 

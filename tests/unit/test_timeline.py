@@ -12,6 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 from ansible_collections.glmbox.box.plugins.callback import timeline as callback
 from ansible_collections.glmbox.box.plugins.module_utils import job_processes, jobs
 from ansible_collections.glmbox.box.plugins.module_utils.timeline import (
@@ -27,6 +28,7 @@ from ansible_collections.glmbox.box.plugins.module_utils.timeline import (
     record,
     remarks,
     roles_of,
+    stages_line,
     text,
 )
 from ansible_collections.glmbox.box.plugins.module_utils.timeline_picture import place, svg, ticks
@@ -74,6 +76,29 @@ DEPLOYMENT = (
     ),
     job("build-venv", 9, 95, segment(WORK, 9, 11), segment(WAIT, 11, 80, "python"), segment(WORK, 80, 95)),
 )
+
+
+# -- prepare and activate
+
+
+@pytest.mark.parametrize(
+    ("seconds", "cards", "line"),
+    [
+        ({}, 1, ""),
+        ({"prepare": 61.23}, 1, "prepare took 61.2 s"),
+        ({"prepare": 61.23, "activate": 90}, 0, "prepare took 61.2 s, activate took 90.0 s"),
+        ({"prepare": 61.23, "activate": 90}, 1, "prepare took 61.2 s, activate took 90.0 s = 1.5 GPU minutes"),
+        ({"activate": 90}, 8, "activate took 90.0 s = 12.0 GPU minutes"),
+    ],
+)
+def test_stages_are_told_in_one_line(seconds, cards, line):
+    assert stages_line(seconds, cards) == line
+
+
+def test_the_stages_are_plays_of_this_project():
+    for play, stage in callback.STAGES.items():
+        plays = yaml.safe_load((ROOT / "playbooks" / f"{stage}_box.yml").read_text())
+        assert [one["name"] for one in plays] == [play]
 
 
 # -- clocks, and what is shown

@@ -18,7 +18,8 @@ name: timeline
 type: aggregate
 short_description: Print the seconds of each role, and a timeline, at the end of a run
 description:
-  - Sums the time of tasks by role, in the order in which the roles began.
+  - Sums the time of tasks by role, in the order in which the roles began, and tells how long prepare and activate took,
+    and how many minutes of the boxes' GPUs the latter was.
   - Where a task C(glmbox.box.timeline) told of jobs that ran during this run, prints what ran when on the controller
     and on the box, what was waited for and the longest branch, and writes it as C(timeline.txt), C(timeline.svg) and
     C(timeline.json) into a folder of this run. The latest 20 such folders are kept.
@@ -26,6 +27,8 @@ description:
 
 KEPT_FOLDERS = 20
 FOLDER_FORM = "%Y-%m-%d_%H-%M-%S"
+# The plays whose time counts: while a box is prepared it can be rented without its card.
+STAGES = {"Prepare the box": "prepare", "Activate the box": "activate"}
 FOLDER_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 
 
@@ -58,6 +61,9 @@ class CallbackModule(CallbackBase):
         self._spans: list[timeline.Part] = []
         self._told: dict[str, dict] = {}
         self._date = time.strftime(FOLDER_FORM)
+        self._stages: dict[str, float] = {}
+        self._play, self._play_begun, self._worked = "", 0.0, False
+        self._cards: dict[str, int] = {}
         self._stage, self._kind = "", timeline.WORK
         self._begun = self._run_begun = time.monotonic()
 
@@ -70,7 +76,18 @@ class CallbackModule(CallbackBase):
             self._run_begun = now  # what lies before the first task is Ansible's own start
         self._stage, self._begun, self._kind = stage, now, timeline.WORK
 
+    def v2_playbook_on_play_start(self, play):
+        self._turn_stage(STAGES.get(play.get_name(), ""))
+
+    def _turn_stage(self, stage: str) -> None:
+        now = time.monotonic()
+        if self._play and self._worked:
+            self._stages[self._play] = self._stages.get(self._play, 0.0) + now - self._play_begun
+        self._play, self._play_begun, self._worked = stage, now, False
+
     def v2_playbook_on_task_start(self, task, is_conditional):
+        # Where tags leave a play out, the roles' inputs are validated all the same.
+        self._worked = self._worked or not task.action.endswith("validate_argument_spec")
         role = str(task._role) if task._role else "play"
         # A service is started for the role that asks for it.
         self._turn(self._stage if role == "service" else role)
@@ -81,6 +98,9 @@ class CallbackModule(CallbackBase):
         # The task itself has templates where a host's result has values.
         if is_wait(result.task.action, result.task_fields.get("args", {})):
             self._kind = timeline.WAIT
+        box = (result.result.get("ansible_facts") or {}).get("box")
+        if isinstance(box, dict):
+            self._cards[result.host.get_name()] = len(box.get("gpus") or [])
         if result.task.action == "glmbox.box.timeline" and "jobs" in result.result:
             self._told[result.host.get_name()] = dict(result.result)
 
@@ -90,12 +110,16 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_stats(self, stats):
         self._turn("")
+        self._turn_stage("")
         seconds = {span.what: 0.0 for span in self._spans}
         for span in self._spans:
             seconds[span.what] += span.ended - span.begun
         total = sum(seconds.values())
         lines = [f"{stage:<10}{taken:>8.1f} s" for stage, taken in seconds.items() if taken >= 0.05]
         self._display.display("\n".join(["", "SECONDS", *lines, f"{'total':<10}{total:>8.1f} s"]))
+        stages = timeline.stages_line(self._stages, sum(self._cards.values()))
+        if stages:
+            self._display.display(f"\n{stages}")
         self._show(total)
 
     def _show(self, length: float) -> None:

@@ -160,6 +160,18 @@ def branch_line(branch: list[Row], length: float) -> str:
     return f"longest branch: {chain} = {sum(seconds for _, seconds in steps)} s of {length:.0f} s"
 
 
+def stages_line(seconds: dict[str, float], cards: int) -> str:
+    """Return how long prepare and activate took as a sentence, with what that is of rented GPUs' time.
+
+    seconds: of the stages that ran, by their names. cards: how many GPUs the run's boxes have together.
+    """
+    parts = []
+    for stage, taken in seconds.items():
+        gpu = f" = {taken * cards / 60:.1f} GPU minutes" if stage == "activate" and cards else ""
+        parts.append(f"{stage} took {taken:.1f} s{gpu}")
+    return ", ".join(parts)
+
+
 def remarks(row: Row) -> str:
     """Return how a job ended, where not well, whether it is older than the run, and what it waited for how long."""
     words = [STATES[row.state]] if row.state in STATES else []

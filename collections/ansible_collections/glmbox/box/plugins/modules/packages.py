@@ -64,10 +64,9 @@ def run(command: List[str], seconds: int) -> "subprocess.CompletedProcess[str]":
 
 def plan(folder: str) -> Dict[str, List[str]]:
     """Return what goes, whose configuration goes, and what stays."""
-    told = subprocess.run(
-        ["dpkg-query", "-W", "-f", FORMAT], stdout=subprocess.PIPE, universal_newlines=True, check=True
-    )
-    there = in_state(told.stdout, "installed")
+    asked = ["dpkg-query", "-W", "-f", FORMAT]
+    told = subprocess.run(asked, stdout=subprocess.PIPE, universal_newlines=True, check=True).stdout
+    there = in_state(told, "installed")
     how = {words[0]: words[1] for words in reversed(read_lines(os.path.join(folder, "brought.txt")))}
     before = {words[0] for words in read_lines(os.path.join(folder, "before.txt"))}
     going = removable(there, set(how) - before, before)

@@ -196,6 +196,9 @@ def environment_of(spec: Dict[str, Any], prefix: str, work: str) -> Dict[str, st
         PREFIX=prefix,
         SOURCE=os.path.join(work, "source"),
         FILES=os.path.join(work, "files"),
+        # What Python's packages would leave in the login's home.
+        MPLCONFIGDIR=os.path.join(work, "cache"),
+        XDG_CACHE_HOME=os.path.join(work, "cache"),
         JOBS=str(processes(spec["jobs"], spec["job_mib"])),
     )
 
