@@ -227,16 +227,6 @@ def test_a_rented_box_without_its_gpu_can_be_prepared(rented):
     assert {"Fetch the artifacts", "Begin to build OpenSSL", "Begin to build Python"} <= set(looked.changed)
 
 
-def test_a_container_without_systemd():
-    inventory = box.start_test_box("no-systemd", systemd=False)
-    try:
-        said = refused(site(inventory))
-    finally:
-        box.stop_test_box("no-systemd")
-    assert "test_box has one problem" in said
-    assert "The box was not booted with systemd" in said
-
-
 def test_a_login_that_is_not_root(bare_box, inventory_with):
     said = refused(site(inventory_with(ansible_user="renter")))
     assert "The login is not root and does not become it. Set ansible_become: true" in said
