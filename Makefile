@@ -45,10 +45,11 @@ check: .venv/.ready ## the gates and the unit tests: two minutes
 
 test: check molecule test-box ## everything: gates, units, a real deployment, accidents
 
-molecule: .venv/.ready ## the deployment of fresh boxes, Debian 11 and 12: idempotence, testinfra
+molecule: .venv/.ready ## the deployment of fresh boxes, with systemd and without: idempotence, testinfra
 	$(BIN)/python local_box/fill_bundle.py
 	molecule test --scenario-name debian-11
 	molecule test --scenario-name debian-12
+	molecule test --scenario-name autodl
 
 test-box: .venv/.ready ## accidents on boxes: bad input, damaged files, killed runs
 	$(BIN)/python local_box/fill_bundle.py

@@ -10,7 +10,7 @@ make_noisy_login() {
     ln -s python3 /root/miniconda3/bin/python
     cat >/root/.bashrc <<'END'
 export PATH=/root/miniconda3/bin:$PATH
-sleep 0.3
+sleep 0.1
 case $- in *i*) echo "+--- a greeting that nobody asked for ---+" ;; esac
 END
     echo 'export PATH=/root/miniconda3/bin:$PATH' >/etc/profile.d/conda.sh

@@ -146,3 +146,13 @@ def wait_until_ready() -> None:
     while send(request(url() + "/healthz"))[0] != 200:
         assert time.monotonic() < patience
         time.sleep(0.5)
+
+
+def test_glmboxctl_is_the_same_under_systemd(served_box):
+    assert "glmbox-gateway" in inside("glmboxctl", "status")
+    inside("glmboxctl", "stop", "gateway")
+    with pytest.raises(box.BoxError):
+        inside("glmboxctl", "status")
+    inside("glmboxctl", "start", "gateway")
+    wait_until_ready()
+    assert '"GET /healthz" 200' in inside("glmboxctl", "logs", "-n", "5", "gateway")

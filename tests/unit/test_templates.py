@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import subprocess
 from pathlib import Path
 
 import jinja2
@@ -72,6 +73,52 @@ def test_an_unconfined_service_has_no_sandbox_and_all_else():
         "SystemCallFilter",
     } <= dropped
     assert not [line for line in free if line.startswith(("Protect", "Restrict", "Private", "Capability"))]
+
+
+def supervised(template: str, **service: object) -> list[str]:
+    """Return the lines of a file that the role service writes where there is no systemd."""
+    environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {"comment": lambda text: f"# {text}"}
+    defaults = yaml.safe_load((ROOT / "roles" / "service" / "defaults" / "main.yml").read_text())
+    given = {"service_name": "x", "service_description": "X", "service_install_dir": "/opt/g"}
+    given |= {"service_config_dir": "/etc/g", "service_log_dir": "/var/log/g", "ansible_managed": "managed"}
+    text = (ROOT / "roles" / "service" / "templates" / template).read_text()
+    return environment.from_string(text).render(**{**defaults, **given, **service}).splitlines()
+
+
+def test_a_program_is_started_again_unless_it_ended_well_was_configured_wrong_or_failed_too_often():
+    lines = supervised("program.ini.j2", service_stop_seconds=30)
+    for line in (
+        "command=/usr/bin/python3 -IB /opt/g/ctl/glmbox_ctl/launch.py /etc/g/x.json",
+        "autorestart=unexpected",
+        "exitcodes=0,2,118",
+        "startsecs=0",
+        "stopwaitsecs=30",
+        "killasgroup=true",
+        "stdout_logfile=/var/log/g/x.log",
+        "stdout_logfile_maxbytes=10MB",
+    ):
+        assert line in lines
+
+
+def test_supervisord_listens_on_no_port():
+    lines = supervised("supervisord.conf.j2")
+    assert [line for line in lines if line.startswith("[")] == [
+        "[unix_http_server]",
+        "[rpcinterface:supervisor]",
+        "[supervisord]",
+        "[include]",
+    ]
+    assert "chmod=0700" in lines
+
+
+def test_the_hooks_script_says_what_to_run_after_a_reset(tmp_path):
+    script = tmp_path / "boot.sh"
+    script.write_text("\n".join(supervised("boot.sh.j2", service_install_dir="/nonexistent")))
+    ran = subprocess.run(["sh", script], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert "/nonexistent is gone" in ran.stderr
+    assert "ansible-playbook site.yml" in ran.stderr
 
 
 GATEWAY = ROOT / "roles" / "gateway"
@@ -244,6 +291,12 @@ def test_no_location_has_a_header_of_its_own():
     text = gateway("nginx.conf.j2", gateway_tls="files")
     assert text.count("add_header") >= 7
     assert "add_header" not in text[text.index("    server {") :]
+
+
+def test_without_systemd_the_log_is_the_services_own_with_the_time():
+    text = gateway("nginx.conf.j2", __gateway_log="/dev/stdout", __gateway_log_time="$time_iso8601 ")
+    assert "access_log /dev/stdout glmbox;" in text
+    assert "log_format glmbox '$time_iso8601 $remote_addr $glmbox_user " in text
 
 
 def test_without_tls_there_is_none():

@@ -12,7 +12,8 @@ from support import ROOT, run_ansible
 # What the tests want to know of a host, as the playbooks see it.
 WANTED = (
     "inventory_hostname ansible_host ansible_port ansible_user ansible_ssh_private_key_file ansible_ssh_common_args "
-    "box_install_dir box_user box_config_dir fetch_dir fetch_artifacts fetch_catalogue fetch_bundle "
+    "box_install_dir box_user box_config_dir box_log_dir service_config_dir "
+    "box_spared_artifacts fetch_dir fetch_artifacts fetch_catalogue fetch_bundle "
     "openssl_version python_version torch_lock weights_model "
     "demos_health_port demos_api_port demos_openai_port demos_web_port "
     "gateway_port gateway_public_url gateway_token_file gateway_config_dir"

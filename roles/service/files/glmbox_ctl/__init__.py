@@ -15,8 +15,8 @@ class CtlError(Exception):
 class Service(NamedTuple):
     """A service as both inits tell it.
 
-    state: running, restarting, stopping, stopped or failed. since: when that process began, in local time, or "".
-    restarts: how often it was started again after a failure, since somebody started it last.
+    state: starting, running, restarting, stopping, stopped or failed. since: when that process began, in local time, or
+    "". restarts: how often it was started again after a failure, since somebody started it last.
     """
 
     name: str

@@ -224,7 +224,8 @@ def main(path: str) -> NoReturn:
             say("%s was started %d times within %d s, and is left alone" % (name, len(recent), what["window_seconds"]))
             sys.exit(GIVEN_UP)
         write_state(name, starts=[*recent, now], waits=again, **numbers)
-    except (OSError, KeyError, ValueError) as error:  # without a count of its starts it would be started for ever
+    # Without a count of its starts it would be started for ever.
+    except (OSError, KeyError, TypeError, ValueError) as error:
         say("%s cannot be started: %r" % (path, error))
         sys.exit(GIVEN_UP)
     if again:
@@ -232,7 +233,7 @@ def main(path: str) -> NoReturn:
     say("%s starts" % name)
     try:
         begin(what, user)
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, ValueError) as error:
         say("%s cannot be started: %s" % (name, error))
         sys.exit(1)
 

@@ -37,6 +37,7 @@ STATES = {
     "FATAL": "failed",
     "UNKNOWN": "failed",
 }
+BEGUN = ("starting", "running", "restarting")
 
 
 class _Connection(http.client.HTTPConnection):
@@ -153,16 +154,16 @@ def look(name: str) -> Service:
     state = STATES.get(info["statename"], "")
     if info["statename"] == "EXITED":  # by itself, and not to be started again
         state = "failed" if info["exitstatus"] else "stopped"
-    if state == "running" and kept["waits"]:
-        state = "restarting"
-    since = kept["since"] if state == "running" else 0
-    shown = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since)) if since else ""
+    if state == "running":  # as supervisord sees it: launch.py may be at work still
+        mine = kept["pid"] == info["pid"]
+        state = "restarting" if mine and kept["waits"] else "running" if mine and kept["since"] else "starting"
+    shown = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(kept["since"])) if state == "running" else ""
     return Service(name, state, shown, kept["restarts"])
 
 
 def start(name: str) -> None:
     """Start a service that does not run, and wait until its command runs."""
-    if look(name).state in ("running", "restarting"):
+    if look(name).state in BEGUN:
         return
     started_by_hand(name)
     call_unless([ALREADY_STARTED], "startProcess", name)
@@ -207,7 +208,7 @@ def ensure(name: str, state: str, check: bool) -> bool:
             call_unless([BAD_NAME], "removeProcessGroup", name)
         return up
     if check:
-        return state != "started" or not up or look(name).state not in ("running", "restarting")
+        return state != "started" or not up or look(name).state not in BEGUN
     if not up:
         boot()
         wait_until_begun(name)
@@ -221,10 +222,9 @@ def ensure(name: str, state: str, check: bool) -> bool:
         call_unless([ALREADY_ADDED], "addProcessGroup", name)
         wait_until_begun(name)
         return True
-    runs = look(name).state == "running"
-    if runs and state == "started":
+    if state == "started" and look(name).state in BEGUN:
         return False
-    if runs and state == "reloaded":
+    if state == "reloaded" and look(name).state == "running":
         reload_files(name)
         return True
     stop(name)

@@ -8,7 +8,7 @@ from typing import List
 from glmbox_ctl import PREFIX, CtlError, Service
 
 UNITS = "/etc/systemd/system"
-STATES = {"active": "running", "activating": "restarting", "deactivating": "stopping", "failed": "failed"}
+STATES = {"active": "running", "activating": "starting", "deactivating": "stopping", "failed": "failed"}
 
 
 def names() -> List[str]:
@@ -19,12 +19,14 @@ def names() -> List[str]:
 
 def look(name: str) -> Service:
     """Return how a service is."""
-    keys = "ActiveState,NRestarts,ExecMainStartTimestamp"
+    keys = "ActiveState,SubState,NRestarts,ExecMainStartTimestamp"
     asked = subprocess.run(
         ["systemctl", "show", "--property", keys, name + ".service"], stdout=subprocess.PIPE, text=True, check=False
     )
     shown = dict(line.split("=", 1) for line in asked.stdout.splitlines() if "=" in line)
     state = STATES.get(shown.get("ActiveState", ""), "stopped")
+    if shown.get("SubState") == "auto-restart":
+        state = "restarting"
     since = " ".join(shown.get("ExecMainStartTimestamp", "").split()[1:3]) if state == "running" else ""
     return Service(name, state, since, int(shown.get("NRestarts") or 0))
 
