@@ -128,15 +128,21 @@ def prctl(option: int, *arguments: int) -> int:
     return int(ctypes.CDLL(None, use_errno=True).prctl(option, *given))
 
 
-def become(user: pwd.struct_passwd, capabilities: List[str]) -> None:
-    """Give up root for good: no capability but these can be had any more, nor any other user's rights."""
-    kept = [CAPABILITIES[name] for name in capabilities]
+def confine(kept: List[int]) -> None:
+    """Give up for good all capabilities but some, and every way to new privileges."""
     for number in range(64):
         if prctl(PR_CAPBSET_READ, number) < 0:
             break
         if number not in kept:
             prctl(PR_CAPBSET_DROP, number)  # refused in containers without CAP_SETPCAP; what counts is the next call
     prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def become(user: pwd.struct_passwd, capabilities: List[str], unconfined: bool) -> None:
+    """Give up root for a user, who can have no capability but these any more unless unconfined."""
+    kept = [CAPABILITIES[name] for name in capabilities]
+    if not unconfined:
+        confine(kept)
     if kept:
         prctl(PR_SET_KEEPCAPS, 1)
     os.initgroups(user.pw_name, user.pw_gid)
@@ -199,7 +205,7 @@ def begin(what: Dict[str, Any], user: pwd.struct_passwd) -> NoReturn:
     command, environment = shlex.split(what["command"]), environment_of(what, user)
     kept = read_state(name)
     write_state(name, **dict(kept, waits=False, since=time.time()))
-    become(user, what["capabilities"])
+    become(user, what["capabilities"], what["unconfined"])
     os.chdir(what["working_dir"])
     os.execve(command[0], command, environment)
 
