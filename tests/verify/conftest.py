@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -44,13 +45,17 @@ def settings_of(inventory: Path) -> list[dict]:
     """Return the wanted variables of each host of an inventory, worked out by Ansible itself."""
     if inventory not in _known:
         pairs = ", ".join(f"'{name}': {name} | default({json.dumps(DEFAULTS.get(name))})" for name in WANTED)
-        asked = run_ansible(
-            inventory,
-            module="ansible.builtin.debug",
-            module_args=f"msg={{{{ {{{pairs}}} }}}}",
-            host_pattern="all",
-            cmdline=f"--playbook-dir {ROOT / 'playbooks'}",
-        )
+        with tempfile.TemporaryDirectory() as facts:
+            # A container tells its outside address itself; what the first run learns, the second knows.
+            how = {
+                "host_pattern": "all",
+                "cmdline": f"--playbook-dir {ROOT / 'playbooks'}",
+                "settings": {"fact_cache": facts},
+            }
+            variables = '{"variables": ["{{ box_public_port_variable }}", "{{ box_public_host_variable }}"]}'
+            run_ansible(inventory, module="glmbox.box.box_facts", module_args=variables, **how)
+            say = f"msg={{{{ {{{pairs}}} }}}}"
+            asked = run_ansible(inventory, module="ansible.builtin.debug", module_args=say, **how)
         _known[inventory] = [
             event["event_data"]["res"]["msg"] for event in asked.events if event["event"] == "runner_on_ok"
         ]
