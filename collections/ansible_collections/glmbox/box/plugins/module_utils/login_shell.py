@@ -62,7 +62,7 @@ def traced(shell: str, files: List[str]) -> Dict[str, Any]:
 
 def timed(shell: str, files: List[str]) -> Dict[str, Any]:
     """Return which of a shell's files takes longest to read."""
-    slowest = {"seconds": 0.0, "file": "", "line": 0}
+    slowest: Dict[str, Any] = {"seconds": 0.0, "file": "", "line": 0}
     for file in files:
         begun = time.monotonic()
         subprocess.run(
