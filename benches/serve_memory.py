@@ -61,7 +61,9 @@ def settled_mib(*roots: int) -> float:
 
 
 def unit_environment() -> dict[str, str]:
-    """Return the environment of the demo host's unit."""
+    """Return the environment of the demo host's unit; where there are no units, this process's own."""
+    if not Path("/run/systemd/system").exists():
+        return dict(os.environ)
     shown = subprocess.run(
         ["systemctl", "show", "--property", "Environment", "--value", "glmbox-demos"],
         stdout=subprocess.PIPE,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -272,6 +273,22 @@ def refusing_app(host: Host, begins: bool) -> Any:
                 await send({"type": "http.response.body", "body": b"Internal Server Error"})
 
     return app
+
+
+def test_a_request_is_run_by_a_thread_that_knows_the_one_before() -> None:
+    """torch keeps for each thread what a new one first has to make on the GPU."""
+    known, seen = threading.local(), []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(hasattr(known, "mark"))
+        known.mark = True
+        await echo(scope, receive, send)
+
+    for _ in range(10):
+        assert ask(make_host(), app, [GOOD]).status == 200
+        time.sleep(0.02)
+    assert not seen[0]
+    assert any(seen)
 
 
 def test_a_refusal_by_the_facade_replaces_the_scripts_500() -> None:

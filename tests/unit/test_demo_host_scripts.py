@@ -14,7 +14,7 @@ import pytest
 from demo_host import patches, scripts
 from demo_host.facade import Facade
 from demo_host.middleware import Gate
-from demo_host.one_model import LoadError, load, tell_progress
+from demo_host.one_model import LoadError, leave_planning_out, load, tell_progress
 from demo_host.state import Host
 from demo_host_fakes import API, WEB, log_lines, make_host
 
@@ -207,7 +207,8 @@ def with_config(**changes: Any) -> Host:
 
 def fake_loading(monkeypatch: pytest.MonkeyPatch, from_pretrained: Any, available: bool = True) -> None:
     cuda = SimpleNamespace(is_available=lambda: available)
-    module(monkeypatch, "torch", cuda=cuda, __version__="2.0.1")
+    backends = SimpleNamespace(cuda=SimpleNamespace())  # torch 2.0 and 2.1 have no attention of cuDNN's
+    module(monkeypatch, "torch", cuda=cuda, backends=backends, __version__="2.0.1")
     auto = SimpleNamespace(from_pretrained=from_pretrained)
     files = module(monkeypatch, "transformers.modeling_utils", load_state_dict=lambda file: file)
     utils = SimpleNamespace(logging=SimpleNamespace(disable_progress_bar=lambda: None))
@@ -223,6 +224,12 @@ def test_loading_errors_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
         load(make_host())
     assert "OSError: no file named pytorch_model.bin" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_attention_that_plans_each_length_anew_is_switched_off_where_torch_has_it() -> None:
+    said: list[bool] = []
+    leave_planning_out(SimpleNamespace(backends=SimpleNamespace(cuda=SimpleNamespace(enable_cudnn_sdp=said.append))))
+    assert said == [False]
 
 
 def test_a_gpu_that_is_not_there_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

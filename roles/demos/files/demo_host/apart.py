@@ -1,4 +1,4 @@
-"""Runs one request of an ASGI app in a thread and an event loop of its own.
+"""Runs one request of an ASGI app in a thread and an event loop that no other request has meanwhile.
 
 The upstream handlers are ``async def`` and compute without ever giving their loop back. On the server's
 own loop nobody else would be read, refused or noticed to be gone until a generation is over.
@@ -6,9 +6,8 @@ own loop nobody else would be read, refused or noticed to be gone until a genera
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from demo_host.request import CURRENT, ClientGone, Request
@@ -18,6 +17,9 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[..., Awaitable[None]]
 
 SEND_SECONDS = 30.0  # for a client to read what is sent before it counts as gone
+# Threads are used again, since torch keeps for each what a new one first has to make on the GPU. Far more than have
+# their turn at a time: a request of a client that left may still be at its last token.
+THREADS = ThreadPoolExecutor(256, thread_name_prefix="request")
 
 
 async def run_apart(app: App, scope: dict[str, Any], body: bytes, request: Request, send: Send) -> None:
@@ -57,7 +59,7 @@ async def run_apart(app: App, scope: dict[str, Any], body: bytes, request: Reque
         else:
             done.set_result(None)
 
-    threading.Thread(target=work, name="request", daemon=True).start()
+    THREADS.submit(work)
     await asyncio.shield(asyncio.wrap_future(done))
 
 
