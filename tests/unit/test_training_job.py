@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from trainer import checkpoints, curve, report, run, tokens
+from training_job import checkpoints, curve, report, run, tokens
 
 FOLDER = Path(run.__file__).parent
 INPUTS = {"steps": 4, "seed": 1}
@@ -124,7 +124,7 @@ def job(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch, **more: ob
 TRAINS = f"""
 import json, os, sys
 sys.path.insert(0, {str(FOLDER.parent)!r})
-from trainer.checkpoints import stamp
+from training_job.checkpoints import stamp
 output = os.path.dirname(sys.argv[2])
 begun = int(sys.argv[-1].rpartition("-")[2]) if "--resume_from_checkpoint" in sys.argv else 0
 with open(os.path.join(output, "calls"), "a") as file:

@@ -12,7 +12,7 @@ from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from trainer.checkpoints import stamp, write_json  # noqa: E402
+from training_job.checkpoints import stamp, write_json  # noqa: E402
 
 TELL_SECONDS = 1.0
 

@@ -7,7 +7,7 @@ import math
 import os
 from typing import Any, Dict, List, Tuple
 
-from trainer import checkpoints, curve
+from training_job import checkpoints, curve
 
 PROVENANCE = "glmbox.json"
 

@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any, Dict, List, Optional
 
-from trainer import checkpoints, report
+from training_job import checkpoints, report
 
 LAUNCH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "launch.py")
 POLL_SECONDS = 0.5
