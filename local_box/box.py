@@ -79,13 +79,13 @@ KINDS = {
     "runpod": Kind(
         "/start.sh",
         "/workspace",
-        8000,
+        8080,
         "/post_start.sh",
         (
             "RUNPOD_PUBLIC_IP=127.0.0.1",
             "RUNPOD_POD_ID=abc123",
             "RUNPOD_TCP_PORT_22={ssh}",
-            "RUNPOD_TCP_PORT_8000={gateway}",
+            "RUNPOD_TCP_PORT_8080={gateway}",
         ),
     ),
 }
@@ -336,6 +336,14 @@ def start_test_box(
     write_inventory(folder, ssh_port, gateway_port, **{**kind_variables(kind), **variables})
     start(container(name), folder / ".state", ssh_port, gateway_port, options, suite, systemd, kind)
     return folder
+
+
+def reset_test_box(name: str, kind: str, suite: str = SUITE) -> None:
+    """Give a test's box of a kind a new system disk, at its ports; its data disk stays, its host key is another."""
+    folder = TEST_BOXES / name
+    host = json.loads((folder / "hosts.yml").read_text())["all"]["hosts"]["test_box"]
+    stop(container(name), keep_data=True)
+    start(container(name), folder / ".state", host["ansible_port"], host["gateway_public_port"], suite=suite, kind=kind)
 
 
 def kind_variables(kind: str) -> dict[str, object]:
