@@ -18,6 +18,12 @@ def test_two_ports_of_one_address_are_two_boxes():
     assert known_hosts.without(text, names[0]) == "[203.0.113.7]:16116 ssh-rsa c2Vjb25k\n"
 
 
+def test_an_inventorys_host_is_named_as_its_address():
+    assert known_hosts.token_of({"ansible_host": "203.0.113.7", "ansible_port": 16116}) == "[203.0.113.7]:16116"
+    assert known_hosts.token_of({"ansible_host": "203.0.113.7", "ansible_port": "22"}) == "203.0.113.7"
+    assert known_hosts.token_of({"ansible_port": "{{ mine }}"}) == "[None]:{{ mine }}"
+
+
 def test_a_new_key_replaces_all_of_its_address_and_nothing_else():
     text = (
         "# mine\n\nbox,203.0.113.7 ssh-ed25519 Zmlyc3Q= by hand\n203.0.113.7 ssh-rsa c2Vjb25k\nother ssh-rsa c2Vjb25k"

@@ -108,6 +108,14 @@ def test_the_boxs_signs_name_its_company():
     assert "shows none of its signs (/etc/rp_environment, RUNPOD_POD_ID)" in missing
 
 
+def test_an_outside_address_that_only_the_console_knows_is_asked_for():
+    autodl, url = PROFILES["autodl"], "http://Region-1.autodl.com:6006"
+    assert "set gateway_public_url" in providers.address_note(autodl, 6006, url, "Region-1.autodl.com")
+    assert providers.address_note(autodl, 6006, "https://u1.autodl.example:8443", "Region-1.autodl.com") == ""
+    assert providers.address_note(PROFILES["vast"], 8080, "http://203.0.113.7:8080", "203.0.113.7") == ""
+    assert providers.address_note(PROFILES["generic"], 3389, "http://203.0.113.7:3389", "203.0.113.7") == ""
+
+
 def test_what_is_asked_of_a_box_is_no_secret():
     paths, names = providers.asked_of_box(PROFILES)
     assert "/init/boot/boot.sh" in paths

@@ -40,6 +40,7 @@ from ansible_collections.glmbox.box.plugins.module_utils.inputs import (
     value_problems,
 )
 from ansible_collections.glmbox.box.plugins.module_utils.providers import (
+    address_note,
     asked_of_box,
     load_profiles,
     port_problem,
@@ -198,6 +199,9 @@ class ActionModule(ActionBase):
         ports = [int(self._values.get(name, 0)) for name in ("gateway_port", "gateway_public_port")]
         problems += filter(None, [port_problem(profiles[args["provider"]], facts["variables"], *ports)])
         facts["notes"] = host_notes(facts, wish)
+        host = self._templar.template(self._vars.get("ansible_host", self._vars["inventory_hostname"]))
+        url = str(self._values.get("gateway_public_url", ""))
+        facts["notes"] += filter(None, [address_note(profiles[args["provider"]], ports[0], url, host)])
         facts["notes"] += provider_notes(profiles, args["provider"], facts["present"], facts["variables"])
         kept = set(self._values.get("gateway_users", [FIRST])) - set(self._values.get("gateway_renew") or [])
         # Where another name's token stands, this one may have been off the list, which removed it.

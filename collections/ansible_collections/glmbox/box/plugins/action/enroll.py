@@ -156,9 +156,9 @@ class ActionModule(ActionBase):
         return False
 
     def _refuse_twins(self, login: Login, hosts: dict[str, dict]) -> None:
+        token = known_hosts.token(login.host, login.port)
         for name, values in hosts.items():
-            there = (values.get("ansible_host"), int(values.get("ansible_port") or 22))
-            if name != self._name and there == (login.host, login.port):
+            if name != self._name and known_hosts.token_of(values) == token:
                 raise EnrolError(
                     f"{enrolling.address_of(login)} is enrolled as {name} already. Use that name, or forget it first: "
                     f"ansible-playbook playbooks/forget_box.yml {self._options(name=name)}"
@@ -253,12 +253,9 @@ class ActionModule(ActionBase):
         """Forget the host key of the address that the box had before, where no other host has it. It is our turn."""
         if not old.get("ansible_host"):
             return False
-        before = known_hosts.token(str(old["ansible_host"]), int(old.get("ansible_port") or 22))
-        others = {
-            known_hosts.token(str(values.get("ansible_host")), int(values.get("ansible_port") or 22))
-            for values in inventory_file.hosts_of(self._text("hosts.yml")).values()
-        }
-        if before == token or before in others:
+        before = known_hosts.token_of(old)
+        hosts = inventory_file.hosts_of(self._text("hosts.yml"))
+        if before == token or before in map(known_hosts.token_of, hosts.values()):
             return False
         return inventory_file.rewrite(
             self._file(".state/known_hosts"), lambda text: known_hosts.without(text, before), "", 0o600

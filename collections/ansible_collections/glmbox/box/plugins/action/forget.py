@@ -39,9 +39,7 @@ class ActionModule(ActionBase):
         return dict(result, changed=True)
 
     def _forget_host_key(self, folder: str, gone: dict, others: list[dict]) -> None:
-        def token(values: dict) -> str:
-            return known_hosts.token(str(values.get("ansible_host")), int(values.get("ansible_port") or 22))
-
-        if token(gone) not in map(token, others):
+        token = known_hosts.token_of(gone)
+        if token not in map(known_hosts.token_of, others):
             path = os.path.join(folder, ".state", "known_hosts")
-            inventory_file.rewrite(path, lambda text: known_hosts.without(text, token(gone)), "", 0o600)
+            inventory_file.rewrite(path, lambda text: known_hosts.without(text, token), "", 0o600)

@@ -128,6 +128,8 @@ def log_in_by_password(transport: paramiko.Transport, user: str, password: str, 
         ) from error
     except (paramiko.SSHException, EOFError) as error:
         raise EnrolError(f"The box cut the login short ({error}). Run again in a minute.") from error
+    if not transport.is_authenticated():
+        raise EnrolError(f"{address} asks for more than the password. Give a key that it takes alone: -e key=KEY")
 
 
 def load_key(path: str) -> paramiko.PKey:
@@ -216,7 +218,7 @@ def make_key(path: str, comment: str) -> str:
 
 def try_key(login: Login, key: str, known_hosts: str) -> None:
     """Log in with the real ssh, as Ansible will. Raises EnrolError with the reason."""
-    command = ["ssh", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", f"IdentityFile={key}"]
+    command = ["ssh", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-i", key]
     command += [
         "-o",
         f'UserKnownHostsFile="{known_hosts}"',

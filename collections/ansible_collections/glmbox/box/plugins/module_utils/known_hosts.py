@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from typing import Any
 
 
-def token(host: str, port: int) -> str:
+def token(host: str, port: int | str) -> str:
     """Return how known_hosts names an address: two boxes behind one address are two."""
-    return host if port == 22 else f"[{host}]:{port}"
+    return host if str(port) == "22" else f"[{host}]:{port}"
+
+
+def token_of(values: dict[str, Any]) -> str:
+    """Return the same of a host's variables, as an inventory has them."""
+    return token(str(values.get("ansible_host")), str(values.get("ansible_port") or 22))
 
 
 def keys_of(text: str, name: str) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -76,6 +77,17 @@ def port_problem(profile: dict, variables: dict[str, str], port: int, public_por
         f"Port {port} is not mapped to the outside: {profile['title']} has set no {name} on the box. "
         f"{way_out}{profile['public_address']} If you know better, set gateway_public_port."
     )
+
+
+def address_note(profile: dict, port: int, public_url: str, host: str) -> str:
+    """Return where the outside address stands, if the operator has to say it and has not; else nothing.
+
+    port: of the gateway, on the box. public_url: of the gateway. host: how the controller reaches the box.
+    """
+    url = urlsplit(public_url)
+    if profile["public_port_variable"] or not profile["ssh_hosts"] or (url.hostname, url.port) != (host.lower(), port):
+        return ""
+    return f"Port {port} is taken to be the same outside, as {public_url}. {profile['public_address']}"
 
 
 def provider_notes(profiles: dict[str, dict], name: str, present: list[str], variables: dict[str, str]) -> list[str]:
