@@ -24,6 +24,13 @@ def gpu_mib() -> int:
     return torch.cuda.max_memory_reserved() // 2**20 if torch.cuda.is_available() else 0
 
 
+def check_numbers(model: Any) -> None:
+    """Refuse to go on with a prefix that has become infinite: the Trainer would log its loss as 0 and save it."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    if not all(bool(weight.isfinite().all()) for weight in trained):
+        raise SystemExit("The prefix holds no numbers any more.")
+
+
 def make_teller(folder: str) -> Any:
     """Return a callback for transformers' Trainer."""
     from transformers import TrainerCallback
@@ -57,7 +64,8 @@ def make_teller(folder: str) -> Any:
                 self._loss = logs["loss"]
                 self._tell(state)
 
-        def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **more: Any) -> None:
+            check_numbers(model)
             if state.is_world_process_zero:
                 stamp(os.path.join(args.output_dir, "checkpoint-%d" % state.global_step), state.global_step)
 

@@ -18,6 +18,8 @@ LAUNCH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "launch.py")
 POLL_SECONDS = 0.5
 # What main.py died of: a word of its log, and the sentence.
 REASONS = (
+    ("holds no numbers any more", "What was learned grew beyond all numbers. Set finetune_learning_rate lower, and choose "
+     "another finetune_name."),
     ("out of memory", "The card's memory did not suffice. Set finetune_batch lower (and finetune_accumulation higher), "
      "finetune_quantization to 4, or finetune_demos to stop."),
     ("No space left on device", "The disk is full. Make room, or set box_data_dir to a larger disk."),
