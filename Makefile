@@ -10,7 +10,7 @@ CACHE := ansible_collections.glmbox.box.plugins.module_utils.packs_cache
 CACHE_DIR ?= ~/.cache/glmbox/builds
 MIB ?= 10240
 
-.PHONY: help demo demo-clean check test molecule test-box test-pythons bench-fetch bench-prepare bench-serve bench-toolchain cache-list cache-prune verify lock miniature-table clean
+.PHONY: help demo demo-clean check test molecule test-box test-pythons bench-fetch bench-prepare bench-serve bench-finetune bench-toolchain cache-list cache-prune verify lock miniature-table clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -38,7 +38,8 @@ check: .venv/.ready ## the gates and the unit tests: two minutes
 	ruff check .
 	ruff format --check .
 	mypy collections/ansible_collections/glmbox/box/plugins local_box/*.py benches/*.py
-	mypy roles/demos/files/demo_host roles/lease/files/glmbox_lease roles/service/files/glmbox_ctl
+	mypy roles/demos/files/demo_host roles/finetune/files/training_job roles/lease/files/glmbox_lease
+	mypy roles/service/files/glmbox_ctl
 	ansible-playbook site.yml -i inventory/local_box --syntax-check
 	ansible-lint
 	pytest tests/unit tests/contract --numprocesses 2
@@ -68,6 +69,10 @@ bench-prepare: .venv/.ready ## the whole of prepare over its longest branch: sev
 bench-serve: .venv/.ready ## the demos on one model: memory, overhead, health, fifty clients: seven minutes
 	$(BIN)/python local_box/fill_bundle.py
 	$(BIN)/python benches/serve.py
+
+bench-finetune: .venv/.ready ## a training by the playbook over main.py alone, and who asks meanwhile: quarter of an hour
+	$(BIN)/python local_box/fill_bundle.py
+	$(BIN)/python benches/finetune.py
 
 bench-toolchain: .venv/.ready ## OpenSSL and Python, built and cached, against the manual way: quarter of an hour
 	$(BIN)/python local_box/fill_bundle.py

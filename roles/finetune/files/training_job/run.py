@@ -17,18 +17,27 @@ from training_job import checkpoints, report
 LAUNCH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "launch.py")
 POLL_SECONDS = 0.5
 # What main.py died of: a word of its log, and the sentence.
+FULL = "The disk is full. Make room, or set box_data_dir to a larger disk."
 REASONS = (
-    ("holds no numbers any more", "What was learned grew beyond all numbers. Set finetune_learning_rate lower, and choose "
-     "another finetune_name."),
-    ("out of memory", "The card's memory did not suffice. Set finetune_batch lower (and finetune_accumulation higher), "
-     "finetune_quantization to 4, or finetune_demos to stop."),
-    ("No space left on device", "The disk is full. Make room, or set box_data_dir to a larger disk."),
-    ("file write failed", "The disk is full. Make room, or set box_data_dir to a larger disk."),
-    ("unexpected pos", "The disk is full. Make room, or set box_data_dir to a larger disk."),
-    ("Disk quota exceeded", "The disk's quota is used up. Make room, or set box_data_dir to a larger disk."),
-    ("no kernel image is available", "The card has no kernels for this precision: int4 does not run on an H100. Set "
-     "finetune_quantization to 8 or 0."),
-)  # fmt: skip
+    (
+        "holds no numbers any more",
+        "What was learned grew beyond all numbers. Set finetune_learning_rate lower, and choose another finetune_name.",
+    ),
+    (
+        "out of memory",
+        "The card's memory did not suffice. Set finetune_batch lower (and finetune_accumulation higher), "
+        "finetune_quantization to 4, or finetune_demos to stop.",
+    ),
+    ("No space left on device", FULL),
+    # How torch says it.
+    ("file write failed", FULL),
+    ("unexpected pos", FULL),
+    ("Disk quota exceeded", FULL),
+    (
+        "no kernel image is available",
+        "There are no kernels for this precision: int4 does not run on an H100. Set finetune_quantization to 8.",
+    ),
+)
 
 
 class RunError(Exception):
@@ -192,8 +201,14 @@ def run(settings: Dict[str, Any]) -> Dict[str, Any]:
     if not whole or whole[-1] < settings["steps"]:
         raise RunError("main.py ended well and left no checkpoint of step %d." % settings["steps"])
     told = checkpoints.read_json(os.path.join(output, ".telling", "step.json")) or {}
+    begun = time.monotonic()
     evaluate(settings, checkpoints.steps(output)[whole[-1]])
-    measured = {"train_seconds": round(seconds, 1), "gpu_mib": told.get("gpu_mib", 0)}
+    evaluated = time.monotonic() - begun
+    measured = {
+        "train_seconds": round(seconds, 1),
+        "evaluate_seconds": round(evaluated, 1),
+        "gpu_mib": told.get("gpu_mib", 0),
+    }
     provenance = report.write(output, settings, whole, measured)
     own(output, settings["user"])
     return provenance
