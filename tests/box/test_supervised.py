@@ -19,7 +19,7 @@ BACK_SECONDS = 240
 def rented():
     """The inventory of a deployed container that answers; the last test removes glmbox from it."""
     inventory = box.start_test_box("supervised", suite="bookworm", kind="autodl")
-    inside("sh", "-c", "printf '#!/bin/bash\\necho mine >>/root/mine\\n' >/etc/autodl.sh")
+    inside("sh", "-c", "printf '#!/bin/bash\\necho mine >>/root/mine\\nexit 0\\n' >/etc/autodl.sh")
     deployed = site(inventory)
     assert deployed.failure == ""
     yield inventory
@@ -165,6 +165,6 @@ def test_removing_leaves_nothing_behind(rented):
     assert "glmbox" not in inside("sh", "-c", left).replace("glmbox-test", "")
     assert inside("stat", "-c", "%a", "/root") == "700"
     assert "glmbox" not in inside("getfacl", "-p", "/root")
-    assert inside("cat", "/etc/autodl.sh").splitlines() == ["#!/bin/bash", "echo mine >>/root/mine"]
+    assert inside("cat", "/etc/autodl.sh").splitlines() == ["#!/bin/bash", "echo mine >>/root/mine", "exit 0"]
     assert inside("ls", "-A", "/root/autodl-tmp/glmbox").split() == ["artifacts", "build", "builds", "cache"]
     assert run_ansible(rented, **remove).changed == []
