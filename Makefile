@@ -10,7 +10,7 @@ CACHE := ansible_collections.glmbox.box.plugins.module_utils.packs_cache
 CACHE_DIR ?= ~/.cache/glmbox/builds
 MIB ?= 10240
 
-.PHONY: help demo demo-clean check test molecule test-box test-pythons bench-fetch bench-prepare bench-serve bench-finetune bench-toolchain cache-list cache-prune verify lock miniature-table clean
+.PHONY: help demo demo-clean check test molecule test-box test-pythons bench-fetch bench-prepare bench-reprovision bench-serve bench-finetune bench-toolchain cache-list cache-prune verify lock miniature-table clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -65,6 +65,10 @@ bench-fetch: .venv/.ready ## transfers and checks against wget, curl, aria2c, sh
 bench-prepare: .venv/.ready ## the whole of prepare over its longest branch: seven minutes
 	$(BIN)/python local_box/fill_bundle.py
 	$(BIN)/python benches/prepare.py
+
+bench-reprovision: .venv/.ready ## a reset system disk, activation, a boot without systemd: quarter of an hour
+	$(BIN)/python local_box/fill_bundle.py
+	$(BIN)/python benches/reprovision.py
 
 bench-serve: .venv/.ready ## the demos on one model: memory, overhead, health, fifty clients: seven minutes
 	$(BIN)/python local_box/fill_bundle.py
