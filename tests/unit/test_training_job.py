@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import sys
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -37,7 +39,8 @@ def settings_of(output: Path, **more: object) -> dict:
         "gpus": 1,
         "steps": 4,
         "environment": {},
-        "stop_units": [],
+        "stop_services": [],
+        "glmboxctl": "/usr/local/bin/glmboxctl",
         "train_arguments": ["--do_train"],
         "evaluate_arguments": [],
         **more,
@@ -222,3 +225,22 @@ def test_losses_that_are_no_numbers_are_left_out(tmp_path):
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
 def test_the_box_can_run_it(path):
     ast.parse(path.read_text(), feature_version=(3, 8))
+
+
+def test_what_outlives_the_job_has_nothing_of_it(tmp_path, monkeypatch):
+    """Where there is no systemd; the end of a job ends all that have its environment, its session, or it as parent."""
+    monkeypatch.setattr(run.os.path, "isdir", lambda path: False)
+    monkeypatch.setenv("JOB_DIR", str(tmp_path))
+    told = tmp_path / "told"
+    tell = f"(env; cut -d ' ' -f 4,6 /proc/$$/stat) >{told}.new; mv {told}.new {told}"
+    run.run_outside("x", ["sh", "-c", "sleep 0.2; " + tell])
+    assert not told.exists()
+    deadline = time.monotonic() + 10
+    while not told.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    *environment, ids = told.read_text().splitlines()
+    assert not [line for line in environment if line.startswith("JOB_")]
+    parent, session = map(int, ids.split())
+    assert parent != os.getpid()
+    assert session != os.getsid(0)

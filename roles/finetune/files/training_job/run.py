@@ -155,17 +155,27 @@ def reason() -> str:
     return next((sentence for word, sentence in REASONS if word in text), "The lines above say why.")
 
 
+def run_outside(name: str, command: List[str]) -> None:
+    """Begin a command that outlives this job: nothing by which it would be ended as one of the job's is its own."""
+    apart = ["setsid", "--fork"]
+    if os.path.isdir("/run/systemd/system"):
+        apart = ["systemd-run", "--quiet", "--collect", "--unit", name, "--"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("JOB_")}
+    nothing = subprocess.DEVNULL
+    subprocess.run([*apart, *command], env=environment, stdin=nothing, stdout=nothing, stderr=nothing, check=True)
+
+
 def make_room(settings: Dict[str, Any]) -> None:
     """Stop what has to make room, after it is seen to that it comes back whatever happens to this job.
 
     A process outside this job waits for the job's lock, which goes with the last process of it, and starts it again.
     """
-    for unit in settings["stop_units"]:
-        back = ["flock", "--shared", os.path.join(os.environ["JOB_DIR"], "lock"), "systemctl", "start", unit]
-        name = "glmbox-finetune-%d-%s" % (os.getpid(), unit.split(".")[0])
-        subprocess.run(["systemd-run", "--quiet", "--collect", "--unit", name, "--", *back], check=True)
-        print("Stopping %s, which is started again when this job ends, however it ends." % unit, flush=True)
-        subprocess.run(["systemctl", "stop", unit], check=True)
+    for service in settings["stop_services"]:
+        lock = os.path.join(os.environ["JOB_DIR"], "lock")
+        back = ["flock", "--shared", lock, settings["glmboxctl"], "start", service]
+        run_outside("glmbox-finetune-%d-%s" % (os.getpid(), service), back)
+        print("Stopping %s, which is started again when this job ends, however it ends." % service, flush=True)
+        subprocess.run([settings["glmboxctl"], "stop", service], check=True)
 
 
 def train(settings: Dict[str, Any]) -> float:
