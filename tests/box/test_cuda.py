@@ -121,7 +121,8 @@ class Box:
         link = SCRATCH / "group_vars"
         if not link.is_symlink():
             link.symlink_to(ROOT / "playbooks" / "group_vars")
-        return run_ansible(self.inventory, playbook=str(path), cmdline=" ".join(options) or None)
+        known = {"box_providers": str(ROOT / "providers")}
+        return run_ansible(self.inventory, playbook=str(path), cmdline=" ".join(options) or None, extravars=known)
 
     def driver(self) -> str:
         """Return all that could be told of the stub driver."""
