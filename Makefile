@@ -10,7 +10,7 @@ CACHE := ansible_collections.glmbox.box.plugins.module_utils.packs_cache
 CACHE_DIR ?= ~/.cache/glmbox/builds
 MIB ?= 10240
 
-.PHONY: help demo demo-clean check test molecule test-box test-pythons bench-fetch bench-prepare bench-reprovision bench-serve bench-finetune bench-toolchain cache-list cache-prune verify lock miniature-table clean
+.PHONY: help demo demo-clean check test molecule test-box test-long test-pythons bench-fetch bench-prepare bench-reprovision bench-serve bench-finetune bench-toolchain cache-list cache-prune verify lock miniature-table clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -54,7 +54,11 @@ molecule: .venv/.ready ## the deployment of fresh boxes, with systemd and withou
 
 test-box: .venv/.ready ## accidents on boxes: bad input, damaged files, killed runs
 	$(BIN)/python local_box/fill_bundle.py
-	pytest tests/box --numprocesses 2 --dist loadscope
+	pytest tests/box -m "not long" --numprocesses 2 --dist loadscope
+
+test-long: .venv/.ready ## containers as vast.ai and RunPod rent them, from enrolment to removal: ten minutes
+	$(BIN)/python local_box/fill_bundle.py
+	pytest tests/box -m long
 
 test-pythons: .venv/.ready ## CPython 3.9, 3.11 and 3.13 on Debian 11 and 12: twenty minutes
 	pytest tests/pythons

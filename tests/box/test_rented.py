@@ -13,6 +13,7 @@ from ansible_collections.glmbox.box.plugins.module_utils.questions import all_an
 from support import ROOT, run_ansible, site
 from test_enroll import OPEN_UP, PASSWORD, hosts, play
 
+pytestmark = pytest.mark.long
 BACK_SECONDS = 90
 # What takes long where nothing is left; on the data disk it is all there.
 LONG_JOBS = ("openssl", "python", "venv", "supervisor")
