@@ -102,4 +102,4 @@ miniature-table: .venv/.ready ## list the miniature's files in artifacts/miniatu
 	$(BIN)/python local_box/miniature/table.py
 
 clean: ## remove what make made here, the boxes aside
-	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .cache .hypothesis .mypy_cache .ruff_cache .pytest_cache
