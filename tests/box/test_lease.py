@@ -220,6 +220,7 @@ def test_a_container_asks_its_provider_with_the_key_of_its_first_process(contain
     start(hours=1.0)
     until(lambda: "the lease goes on" in container.lines("/root/log")[-1], container.lease())
     assert "A lease of 2 h" in container.lease()
-    # The first process has it, and nobody and nothing else.
-    seen = "cat /var/lib/lease/* /root/log /proc/[0-9]*/cmdline; cat $(ls /proc/[0-9]*/environ | grep -v '^/proc/1/')"
+    # The first process has it, and hands it to its own children; the watcher keeps it nowhere.
+    seen = "cat /var/lib/lease/* /root/log /proc/[0-9]*/cmdline; "
+    seen += "for one in $(grep -l glmbox_lease /proc/[0-9]*/cmdline); do cat ${one%cmdline}environ; done"
     assert KEY not in container.inside("env", "-i", "PATH=/usr/bin:/bin", "sh", "-c", seen + " 2>/dev/null")
