@@ -194,7 +194,7 @@ def test_a_stream_that_is_cut_in_the_middle_frees_its_place(slow, door, inside, 
     seen = b""
     while b"data: " not in seen:
         seen += streams[0].recv(65536)
-    until(lambda: inside.queue() == (1, 2), 15)
+    until(lambda: inside.queue() == (1, 2), 5)
     for sock in streams:
         sock.close()
     seconds = until(lambda: inside.queue() == (0, 0), 5)
@@ -207,7 +207,7 @@ def test_who_does_not_read_the_answer_holds_up_nobody_for_long(slow, door, insid
     """An answer without end, at most 200 tokens long: it fills no buffer, and its place is free when it is written."""
     tokens = 200
     sock = door.stream("讲个故事", receive_buffer=1024, temperature=5, top_p=1, max_tokens=tokens)
-    until(lambda: inside.queue() == (1, 0), 15)
+    until(lambda: inside.queue() == (1, 0), 5)
     begun = time.monotonic()
     assert door.answers()
     waited = time.monotonic() - begun

@@ -63,8 +63,8 @@ def test_bad_values_and_names_come_in_one_message(bare_box):
     said = refused(
         site(bare_box, python_jobs="many", demos_device="tpu", python_verison="3.10", fetch_recheck="perhaps")
     )
-    # The device is handed on to roles that have a spec of their own for it, which say the same once more.
-    assert any(f"{count} problems" in said for count in (4, 5, 6))
+    # The device is handed on to another role, which would say the same once more.
+    assert "4 problems" in said
     for part in ("python_jobs", "demos_device", "Did you mean python_version?", "fetch_recheck"):
         assert part in said
 

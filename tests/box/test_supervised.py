@@ -12,7 +12,7 @@ from ansible_collections.glmbox.box.plugins.module_utils.questions import all_an
 from support import ROOT, run_ansible, site
 
 NAME = box.container("supervised")
-BACK_SECONDS = 240
+BACK_SECONDS = 120
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,9 @@ def test_removing_leaves_nothing_behind(rented):
     left = "ls -A /opt /etc /run /tmp /usr/local/bin /var/log; getent passwd; cat /etc/autodl.sh; ps -eo args"
     assert "glmbox" not in inside("sh", "-c", left).replace("glmbox-test", "")
     assert inside("stat", "-c", "%a", "/root") == "700"
-    assert "glmbox" not in inside("getfacl", "-p", "/root")
+    # Not by getfacl: it came with a package that has gone again.
+    rights = "import os; print(os.listxattr('/root'))"
+    assert "posix_acl" not in inside("python3", "-c", rights)
     assert inside("cat", "/etc/autodl.sh").splitlines() == ["#!/bin/bash", "echo mine >>/root/mine", "exit 0"]
     assert inside("ls", "-A", "/root/autodl-tmp/glmbox").split() == ["artifacts", "build", "builds", "cache"]
     assert run_ansible(rented, **remove).changed == []

@@ -245,7 +245,7 @@ def test_a_profile_sets_what_roles_know_and_names_mirrors_that_serve(profile):
     assert unknown_names(specs, list(chosen)) == []
     assert set(chosen) <= set(options)
     required = {name: chosen[name] for name in chosen}
-    assert value_problems({name: options[name] for name in chosen}, required) == []
+    assert value_problems({name: options[name] for name in chosen}, required) == {}
     assert range_problems(chosen) == []
     hosts = {
         urlsplit(mirror).hostname

@@ -15,12 +15,15 @@ OPTIONS = {
 
 def test_all_values_are_held_against_the_specs_at_once():
     problems = inputs.value_problems(OPTIONS, {"python_jobs": "many", "python_mode": "c"})
-    text = " ".join(problems)
-    assert len(problems) == 3
-    assert "python_version" in text
-    assert "python_jobs" in text
-    assert "python_mode" in text
-    assert inputs.value_problems(OPTIONS, {"python_version": "3.10.20", "python_jobs": "4"}) == []
+    assert sorted(problems) == ["python_jobs", "python_mode", "python_version"]
+    assert all(name in sentence for name, sentence in problems.items())
+    assert inputs.value_problems(OPTIONS, {"python_version": "3.10.20", "python_jobs": "4"}) == {}
+
+
+def test_a_bad_value_that_is_handed_on_is_told_once():
+    wrong = {"demos_device": "Of demos.", "finetune_device": "Of finetune.", "python_mode": "Of python."}
+    handed_on = {"demos_device": "tpu", "finetune_device": "{{ demos_device }}", "python_mode": "{{ box_mode }}"}
+    assert inputs.without_echoes(wrong, handed_on) == ["Of demos.", "Of python."]
 
 
 def test_a_mistyped_name_gets_a_suggestion():

@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 from ansible_collections.glmbox.box.plugins.module_utils.questions import opened, request, send, trusting
 from test_outside import certificate_of
+from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
 
 
 def websocket(settings: dict, path: str = "/queue/join", **headers: str):
-    """Open a websocket through the gateway, gradio's queue unless another is named."""
+    """Open a websocket through the gateway, gradio's queue unless another is named.
+
+    In one thread: the client with two reads and writes a TLS connection at once, and may lose what it reads.
+    """
     url = settings["gateway_public_url"].replace("http", "ws", 1) + path
     context = trusting(certificate_of(settings)) if url.startswith("wss:") else None
     return connect(url, additional_headers=headers, ssl=context, open_timeout=20)
 
 
-def ask_page(socket, prompt: str) -> list[dict]:
+def open_websocket(settings: dict, path: str = "/queue/join", **headers: str) -> str:
+    """Open a websocket and close it; return its state between."""
+
+    async def visit() -> str:
+        async with websocket(settings, path, **headers) as socket:
+            return socket.state.name
+
+    return asyncio.run(visit())
+
+
+async def ask_page(socket, prompt: str) -> list[dict]:
     """Press Submit as gradio 3.50's page does (function 0 of web_demo.py); return the server's messages."""
     messages = []
-    for text in socket:
+    async for text in socket:
         message = json.loads(text)
         messages.append(message)
         if message["msg"] == "send_hash":
-            socket.send(json.dumps({"fn_index": 0, "session_hash": "test"}))
+            await socket.send(json.dumps({"fn_index": 0, "session_hash": "test"}))
         elif message["msg"] == "send_data":
             data = [prompt, [], 2048, 0.8, 0.95, None, None]
-            socket.send(json.dumps({"fn_index": 0, "session_hash": "test", "event_data": None, "data": data}))
+            await socket.send(json.dumps({"fn_index": 0, "session_hash": "test", "event_data": None, "data": data}))
         elif message["msg"] == "process_completed":
             break
     return messages
@@ -46,8 +60,11 @@ def cookie(settings, token):
 
 
 def test_the_page_answers_piece_by_piece_with_the_cookie_alone(settings, cookie):
-    with websocket(settings, Cookie=cookie) as socket:
-        messages = ask_page(socket, "你好")
+    async def visit() -> list[dict]:
+        async with websocket(settings, Cookie=cookie) as socket:
+            return await ask_page(socket, "你好")
+
+    messages = asyncio.run(visit())
     pieces = [message for message in messages if message["msg"] == "process_generating"]
     assert messages[-1]["success"] is True
     assert len(pieces) > 1
@@ -68,7 +85,7 @@ def test_a_websocket_needs_the_token_and_the_pages_own_origin(settings, cookie):
     name = cookie.split("=")[0]
     for headers in ({}, {"Cookie": name + "=" + "0" * 64}, {"Cookie": cookie, "Origin": "http://203.0.113.9"}):
         with pytest.raises(InvalidStatus) as refused:
-            websocket(settings, **headers)
+            open_websocket(settings, **headers)
         assert refused.value.response.status_code == 401
 
 
@@ -88,10 +105,9 @@ def test_the_streamlit_page_stands_under_its_own_path(settings, cookie):
         asked = request(url + path)
         asked.add_header("Cookie", cookie)
         assert send(asked, certificate_of(settings))[0] == 200, path
-    with websocket(settings, "/web_demo2/_stcore/stream", Cookie=cookie) as socket:
-        assert socket.protocol.state.name == "OPEN"
+    assert open_websocket(settings, "/web_demo2/_stcore/stream", Cookie=cookie) == "OPEN"
     with pytest.raises(InvalidStatus) as refused:
-        websocket(settings, "/web_demo2/_stcore/stream")
+        open_websocket(settings, "/web_demo2/_stcore/stream")
     assert refused.value.response.status_code == 401
 
 

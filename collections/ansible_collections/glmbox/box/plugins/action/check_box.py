@@ -38,6 +38,7 @@ from ansible_collections.glmbox.box.plugins.module_utils.inputs import (
     range_problems,
     unknown_names,
     value_problems,
+    without_echoes,
 )
 from ansible_collections.glmbox.box.plugins.module_utils.providers import (
     address_note,
@@ -95,7 +96,7 @@ class ActionModule(ActionBase):
     def _inputs(self):
         specs = load_specs(self._task.args["roles_dir"], self._task.args["roles"])
         problems = unknown_names(specs, [name for name in self._vars if not name.startswith("__")])
-        every_value = {}
+        every_value, wrong = {}, {}
         for options in specs.values():
             values = {}
             for name in options:
@@ -104,9 +105,10 @@ class ActionModule(ActionBase):
                         values[name] = self._templar.template(self._vars[name])
                     except AnsibleError as error:
                         problems.append(f"The value of {name} cannot be worked out: {error.message}")
-            problems += value_problems(options, values)
+            wrong |= value_problems(options, values)
             every_value |= values
         self._values = every_value
+        problems += without_echoes(wrong, self._vars)
         return problems + range_problems(every_value) + self._fitting()
 
     def _fitting(self):

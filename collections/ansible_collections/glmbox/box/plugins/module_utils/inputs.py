@@ -20,17 +20,29 @@ def load_specs(roles_dir: str, roles: list[str]) -> dict[str, dict]:
     return specs
 
 
-def value_problems(options: dict, values: dict) -> list[str]:
+def value_problems(options: dict, values: dict) -> dict[str, str]:
     """Return a sentence for each value that a role's options do not allow, and for each required one that is missing.
 
-    options: name to spec, as in argument_specs.yml. values: name to value, for the names that are set.
+    options: name to spec, as in argument_specs.yml. values: name to value, for the names that are set. The sentences
+    come by name.
     """
-    known = {
-        key: {k: v for k, v in spec.items() if k not in ("description", "version_added")}
-        for key, spec in options.items()
-    }
-    outcome = ArgumentSpecValidator(known).validate({key: value for key, value in values.items() if key in known})
-    return [message[0].upper() + message[1:].rstrip(".") + "." for message in outcome.error_messages]
+    problems = {}
+    for name, spec in options.items():
+        known = {name: {key: value for key, value in spec.items() if key not in ("description", "version_added")}}
+        outcome = ArgumentSpecValidator(known).validate({name: values[name]} if name in values else {})
+        if outcome.error_messages:
+            message = outcome.error_messages[0]
+            problems[name] = message[0].upper() + message[1:].rstrip(".") + "."
+    return problems
+
+
+def without_echoes(problems: dict[str, str], variables: dict) -> list[str]:
+    """Return the sentences but those about a value that only hands on another variable's, which has its own.
+
+    problems: name to sentence. variables: name to what was set, before it is worked out.
+    """
+    found = {name: re.fullmatch(r"\{\{ *(\w+) *\}\}", str(variables.get(name, "")).strip()) for name in problems}
+    return [problems[name] for name, source in found.items() if not source or source[1] not in problems]
 
 
 def unknown_names(specs: dict[str, dict], names: list[str]) -> list[str]:
