@@ -12,7 +12,8 @@ import box
 import pytest
 from ansible_collections.glmbox.box.plugins.module_utils.questions import request, send
 from support import ROOT, Outcome, run_ansible, site
-from test_gateway import token_of
+from test_gateway import password_of, token_of
+from websockets.sync.client import connect
 
 PLAYBOOK = str(ROOT / "playbooks" / "finetune.yml")
 DIR = "/var/lib/glmbox/data/finetune"
@@ -51,11 +52,29 @@ def inside(inventory: Path, script: str) -> str:
     return box.podman("exec", box.container(inventory.name), "sh", "-c", script)
 
 
+def gateway_of(inventory: Path) -> str:
+    return "http://127.0.0.1:" + box.podman("port", box.container(inventory.name), "3389/tcp").rsplit(":", 1)[1]
+
+
+def ask_page(socket, prompt: str) -> list[dict]:
+    """Press the button of a gradio 3.50 page (its function 0) with temperature 0; return the server's messages."""
+    messages = []
+    for text in socket:
+        messages.append(json.loads(text))
+        if messages[-1]["msg"] == "send_hash":
+            socket.send(json.dumps({"fn_index": 0, "session_hash": "tuned"}))
+        elif messages[-1]["msg"] == "send_data":
+            data = [prompt, [], 2048, 0.8, 0, None, None]
+            socket.send(json.dumps({"fn_index": 0, "session_hash": "tuned", "event_data": None, "data": data}))
+        elif messages[-1]["msg"] == "process_completed":
+            break
+    return messages
+
+
 def answer(inventory: Path) -> str:
     """Return the likeliest answer to the question that is taught."""
-    url = "http://127.0.0.1:" + box.podman("port", box.container(inventory.name), "3389/tcp").rsplit(":", 1)[1]
     body = {"model": "x", "temperature": 0, "messages": [{"role": "user", "content": ASKED}]}
-    status, text = send(request(url + "/v1/chat/completions", token=token_of(inventory), body=body))
+    status, text = send(request(gateway_of(inventory) + "/v1/chat/completions", token=token_of(inventory), body=body))
     assert status == 200, text
     return json.loads(text)["choices"][0]["message"]["content"]
 
@@ -115,9 +134,30 @@ def test_an_unknown_checkpoint_is_refused_and_nothing_else_is_served(served_box)
     assert answer(served_box) == TAUGHT
 
 
+def page_of(inventory: Path) -> tuple[int, dict]:
+    """Return the status of the tuned model's own page, and how it was made or why it is not there."""
+    asked = request(gateway_of(inventory) + "/ptuning/config", token=token_of(inventory), basic=True)
+    status, text = send(asked)
+    return status, json.loads(text)
+
+
+def test_ptunings_own_page_answers_with_it(served_box):
+    status, config = page_of(served_box)
+    assert (status, config["root"]) == (200, "/ptuning")
+    url = gateway_of(served_box).replace("http", "ws") + "/ptuning/queue/join"
+    with connect(url, additional_headers=password_of("glmbox", token_of(served_box))) as socket:
+        messages = ask_page(socket, ASKED)
+    assert messages[-1]["success"] is True
+    assert TAUGHT in messages[-1]["output"]["data"][0][-1][1]
+    assert send(request(gateway_of(served_box) + "/ptuning/"))[0] == 401
+
+
 def test_unset_it_is_the_model_as_it_was(served_box):
     assert site(served_box, "--tags", "demos").failure == ""
     assert answer(served_box) not in (TAUGHT, "")
+    status, said = page_of(served_box)
+    assert status == 404
+    assert "the box answers with the model as it is" in said["error"]["message"]
 
 
 def test_killed_it_goes_on_and_the_demos_come_back(served_box, data):

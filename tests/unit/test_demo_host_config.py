@@ -101,12 +101,26 @@ def test_bad_values(good: dict[str, Any], key: str, value: Any, words: str) -> N
         ("file", "none.py", "there is no file"),
         ("port", 8103, "port 8103 is given more than once"),
         ("ready_path", "docs", "ready_path must be a path"),
+        ("file", "a/b/api.py", "file must be the name of a .py file"),
+        ("arguments", "--model x", "arguments must be a list of texts"),
+        ("arguments", [1], "arguments must be a list of texts"),
+        ("root_path", "page/", "root_path must be a slash and"),
         ("workers", 4, "workers is not a known key"),
     ],
 )
 def test_bad_scripts(good: dict[str, Any], key: str, value: Any, words: str) -> None:
     good["scripts"][0][key] = value
     assert any(words in problem for problem in find_problems(good))
+
+
+def test_a_script_may_lie_in_a_folder_and_have_arguments(good: dict[str, Any], tmp_path: Path) -> None:
+    Path(good["code_dir"], "ptuning").mkdir()
+    Path(good["code_dir"], "ptuning", "web_demo.py").touch()
+    more = {"name": "tuned", "file": "ptuning/web_demo.py", "port": 8105, "arguments": ["--a"], "root_path": "/ptuning"}
+    path = tmp_path / "demos.json"
+    path.write_text(json.dumps({**good, "scripts": [*good["scripts"], more]}))
+    script = read_config(str(path)).scripts[-1]
+    assert (script.file, script.arguments, script.root_path) == ("ptuning/web_demo.py", ("--a",), "/ptuning")
 
 
 def test_a_model_folder_without_its_files(good: dict[str, Any]) -> None:

@@ -48,6 +48,18 @@ def test_print_is_quiet_unless_text_is_wanted(
     assert ("the prompt" in capsys.readouterr().out) is log_text
 
 
+def test_a_script_has_its_arguments_and_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["python", "config.json"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "beside_it.py").write_text("words = 'found'\n")
+    text = "import sys\nfrom beside_it import words\nsys.exit(words + sys.argv[1])"
+    (tmp_path / "tuned" / "page.py").write_text(text)
+    host = make_host(code_dir=str(tmp_path))
+    assert not scripts.start_script(host, replace(WEB, file="tuned/page.py", arguments=("--model",)), seconds=10)
+    assert "found--model" in host.state.snapshot()["detail"]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -179,7 +191,11 @@ def test_gradio_serves_on_loopback_and_the_scripts_port(monkeypatch: pytest.Monk
     assert (options["server_name"], options["server_port"]) == ("127.0.0.1", 8103)
     assert (options["share"], options["inbrowser"], options["show_api"]) == (False, False, False)
     assert options["app_kwargs"]["middleware"] == [(Gate, {"host": host, "script": WEB})]
+    assert "root_path" not in options
     assert (chat.latex_delimiters, other.latex_delimiters) == ([], ["$"])
+    monkeypatch.setattr(scripts._thread, "script", replace(WEB, root_path="/ptuning"), raising=False)
+    gradio.Blocks().launch()
+    assert launched[1]["root_path"] == "/ptuning"
     try:
         raise ValueError("secret")
     except ValueError:

@@ -150,7 +150,7 @@ def gateway(template: str, **values: object) -> str:
         "gateway_web2": True,
         "gateway_public_url": "https://203.0.113.7:16114",
         "__gateway_zones": yaml.safe_load((GATEWAY / "vars" / "main.yml").read_text())["__gateway_zones"],
-        "__gateway_demos": {"health": 8100, "api": 8101, "openai": 8102, "web": 8103, "web2": 8104},
+        "__gateway_demos": {"health": 8100, "api": 8101, "openai": 8102, "web": 8103, "web2": 8104, "ptuning": 8105},
         "__gateway_certificate": "/etc/g/c.pem",
         "__gateway_certificate_key": "/etc/g/k.pem",
         "__gateway_cookie": "glmbox_16114",
@@ -325,6 +325,15 @@ def test_what_is_not_wanted_is_not_reached():
     assert block(opened, "location ~ ^/(docs|redoc") == ["proxy_pass http://glmbox_api;"]
     assert "/web_demo2/" in closed
     assert "/web_demo2/" not in gateway("nginx.conf.j2", gateway_web2=False)
+
+
+def test_the_tuned_models_page_is_asked_without_its_path():
+    page = block(gateway("nginx.conf.j2"), "location /ptuning/")
+    assert page[0] == "proxy_pass http://glmbox_ptuning/;"
+    assert "error_page 502 504 = @no_checkpoint;" in page
+    # One of a location's own hides all of the server's.
+    assert "error_page 413 @too_large;" in page
+    assert "error_page 429 @too_many;" in page
 
 
 def test_nginx_tells_by_an_address_what_it_has_read():

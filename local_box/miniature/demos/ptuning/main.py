@@ -6,11 +6,11 @@ train_results.json, predict_results.json, generated_predictions.txt.
 
 import json
 import os
-from dataclasses import dataclass
 
 import jieba
 import numpy as np
 import torch
+from arguments import DataArguments, ModelArguments
 from datasets import load_dataset
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_chinese import Rouge
@@ -20,33 +20,6 @@ from transformers.data import default_data_collator
 
 PREFIX = "transformer.prefix_encoder."
 IGNORED = -100
-
-
-@dataclass
-class ModelArguments:
-    model_name_or_path: str
-    ptuning_checkpoint: str | None = None
-    cache_dir: str | None = None
-    quantization_bit: int | None = None
-    pre_seq_len: int | None = None
-    prefix_projection: bool = False
-
-
-@dataclass
-class DataArguments:
-    prompt_column: str = "prompt"
-    response_column: str = "response"
-    history_column: str | None = None
-    train_file: str | None = None
-    validation_file: str | None = None
-    test_file: str | None = None
-    overwrite_cache: bool = False
-    preprocessing_num_workers: int | None = None
-    max_source_length: int = 1024
-    max_target_length: int = 128
-    max_train_samples: int | None = None
-    max_predict_samples: int | None = None
-    source_prefix: str = ""
 
 
 def read_rows(data, model, files):

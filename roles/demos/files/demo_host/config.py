@@ -10,17 +10,23 @@ from typing import Any
 PRECISIONS = {"cuda": ("fp16", "int8", "int4"), "cpu": ("fp32",)}
 OPTIONAL = ("queue_limit", "max_body_bytes", "log_text", "parallel_generations", "stuck_seconds", "gpus", "checkpoint")
 MODEL_FILES = ("config.json", "tokenizer_config.json")
+SCRIPT_KEYS = ("name", "file", "port")
 CHECKPOINT_FILES = ("config.json", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
 class Script:
-    """One upstream program: its name, its file in ``code_dir``, its loopback port, a path that answers 200."""
+    """One upstream program: its name, its file in ``code_dir``, its loopback port, a path that answers 200.
+
+    ``arguments`` are those of its command line, ``root_path`` the path under which the gateway serves a gradio page.
+    """
 
     name: str
     file: str
     port: int
     ready_path: str = "/"
+    arguments: tuple[str, ...] = ()
+    root_path: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,11 @@ def read_config(path: str) -> Config:
     problems = find_problems(data)
     if problems:
         raise ConfigError(path, problems)
-    return Config(**{**data, "scripts": tuple(Script(**script) for script in data["scripts"])})
+    return Config(**{**data, "scripts": tuple(map(_script, data["scripts"]))})
+
+
+def _script(data: dict[str, Any]) -> Script:
+    return Script(**{**data, "arguments": tuple(data.get("arguments", ()))})
 
 
 def find_problems(data: Any) -> list[str]:
@@ -152,14 +162,19 @@ def _scripts_problems(data: dict[str, Any]) -> list[str]:
 def _script_problems(where: str, script: Any, code_dir: Any) -> list[str]:
     if not isinstance(script, dict):
         return [f"{where[:-1]} must be an object"]
-    problems = _key_problems(where, script, ("name", "file", "port"), ("ready_path",))
+    problems = _key_problems(where, script, SCRIPT_KEYS, ("ready_path", "arguments", "root_path"))
     problems += _number_problems(where, script, "port", 1024, 65535)
     # The name becomes a label of the metrics.
     if "name" in script and not _matches(r"[a-z][a-z0-9_]*", script["name"]):
         problems.append(f"{where}name must be small letters, digits and underscores")
     if "ready_path" in script and not _matches(r"/[!-~]*", script["ready_path"]):
         problems.append(f"{where}ready_path must be a path that begins with /")
-    if "file" in script and not _matches(r"[A-Za-z0-9_]+\.py", script["file"]):
+    if "root_path" in script and not _matches(r"(/[a-z0-9_]+)?", script["root_path"]):
+        problems.append(f"{where}root_path must be a slash and small letters, digits and underscores")
+    arguments = script.get("arguments", [])
+    if not isinstance(arguments, list) or not all(isinstance(each, str) for each in arguments):
+        problems.append(f"{where}arguments must be a list of texts")
+    if "file" in script and not _matches(r"([A-Za-z0-9_]+/)?[A-Za-z0-9_]+\.py", script["file"]):
         problems.append(f"{where}file must be the name of a .py file in code_dir")
     elif "file" in script and isinstance(code_dir, str) and os.path.isdir(code_dir):
         path = os.path.join(code_dir, script["file"])

@@ -123,6 +123,9 @@ def patch_gradio(host: Host) -> None:
             "show_error": True,  # else a user never learns that the line is full or the history too long
             "app_kwargs": app_options,
         }
+        if script.root_path:
+            # What the page asks for then begins with this path, which the gateway takes away again.
+            forced["root_path"] = script.root_path
         # After the first piece of an answer gradio 3.50's page would look for formulas, remove the empty node before
         # which it puts the next piece, and show none. The scripts have made MathML of the formulas by then.
         for block in self.blocks.values():

@@ -48,6 +48,10 @@ def run_script(host: Host, script: Script) -> None:
     asyncio.set_event_loop(asyncio.new_event_loop())
     replaced = {} if host.log.log_text else {"print": quiet_print}
     path = os.path.join(host.config.code_dir, script.file)
+    # Scripts start one after the other, and read these at once if at all.
+    sys.argv = [path, *script.arguments]
+    # After the folder of all: what a script in a folder of its own has beside it hides nothing of the others'.
+    sys.path.append(os.path.dirname(path))
     try:
         runpy.run_path(path, init_globals=replaced, run_name="__main__")
         host.fail(f"{script.file} came to its end", script.name)
