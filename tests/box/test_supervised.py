@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import box
 import pytest
 from ansible_collections.glmbox.box.plugins.module_utils.questions import all_answers, request, send
 from support import ROOT, run_ansible, site
+from test_finetune import finetune
 
 NAME = box.container("supervised")
 BACK_SECONDS = 120
@@ -155,6 +158,53 @@ def test_a_killed_supervisord_is_started_by_hand_and_takes_its_services_back(ren
     (again,) = pids(DEMOS)
     assert again != host
     assert problems_outside(rented) == []
+
+
+@pytest.mark.long
+def test_a_lease_ends_as_the_profile_says(rented):
+    """AutoDL's own way to stop is a stand-in here, which notes that it was called."""
+    stop = "printf '#!/bin/sh\necho called >>/root/stopped\n' >/usr/bin/shutdown; chmod 755 /usr/bin/shutdown"
+    inside("sh", "-c", stop)
+    wanted = site(rented, "--tags", "lease", lease_hours=1, __lease_tick_seconds=0.5)
+    assert wanted.failure == ""
+    assert service("glmbox-lease")[1] == "running"
+    assert "It ends in 1 h" in ctl("status").stdout
+    inside("glmbox-lease", "off")
+    inside("glmbox-lease", "+2s")
+    patience = time.monotonic() + 60
+    while not inside("sh", "-c", "cat /root/stopped 2>/dev/null || true"):
+        assert time.monotonic() < patience, inside("glmbox-lease")
+        time.sleep(0.5)
+    assert site(rented, "--tags", "lease").failure == ""
+    assert "glmbox-lease" not in ctl("status").stdout
+    inside("rm", "-f", "/usr/bin/shutdown", "/root/stopped", "/var/log/glmbox/glmbox-lease.log")
+
+
+@pytest.mark.long
+def test_the_demos_make_room_for_a_training_and_come_back_when_it_is_killed(rented, tmp_path):
+    rows = [{"content": question, "summary": "I am tuned."} for question in ("hi", "hello")]
+    (tmp_path / "train.json").write_text("".join(json.dumps(row) + "\n" for row in rows * 4))
+    checkpoint = "/root/autodl-tmp/glmbox/finetune/trainings/adgen/checkpoint-20/glmbox.json"
+    kill = f"""
+    until [ -e {checkpoint} ]; do sleep 0.05; done
+    glmboxctl status | grep glmbox-demos
+    kill -s KILL -- -$(sed -n 's/.*"pid": \\([0-9]*\\).*/\\1/p' /var/lib/glmbox/jobs/finetune/pid.json)
+    """
+    said: list[str] = []
+    killer = threading.Thread(target=lambda: said.append(inside("sh", "-c", kill)))
+    killer.start()
+    variables = {"finetune_demos": "stop", "finetune_serve": False, "finetune_train_file": str(tmp_path / "train.json")}
+    died = finetune(rented, **variables)
+    killer.join(60)
+    assert "died without an end" in died.failure
+    assert said[0].split()[1] == "stopped"
+    assert "train | Start the demos again" not in died.changed
+    until_ready()
+    again = finetune(rented, **variables)
+    assert again.failure == ""
+    until_ready()
+    assert problems_outside(rented) == []
+    inside("rm", "-r", "/root/autodl-tmp/glmbox/finetune")
 
 
 def test_removing_leaves_nothing_behind(rented):
