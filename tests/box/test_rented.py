@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 from pathlib import Path
 
 import box
 import pytest
 from ansible_collections.glmbox.box.plugins.module_utils.questions import all_answers, request, send
-from support import ROOT, run_ansible, site
+from support import ROOT, Outcome, run_ansible, site
 from test_enroll import OPEN_UP, PASSWORD, hosts, play
 
 pytestmark = pytest.mark.long
@@ -85,9 +86,23 @@ def password_file(tmp_path_factory):
     return path
 
 
-def test_a_password_and_one_command_are_enough(rented, password_file):
+def test_a_restart_in_mid_run_is_told(rented, password_file, tmp_path):
     rented.enrol(password_file)
     assert hosts(rented.inventory)["box1"]["box_provider"] == rented.kind
+    ended: list[Outcome] = []
+    variables = {**rented.variables, "cache_dir": str(tmp_path / "none")}
+    run = threading.Thread(target=lambda: ended.append(site(rented.inventory, **variables)))
+    run.start()
+    rented.inside("until [ -s /var/lib/glmbox/jobs/build-openssl/log ]; do sleep 0.2; done")
+    box.podman("restart", "--time", "2", rented.name)
+    run.join(300)
+    assert ended[0].exit_code != 0
+    assert "build-openssl" in ended[0].failure
+    print(f"{rented.kind}: {ended[0].failure}")
+
+
+def test_one_command_is_enough(rented):
+    """Even after the accident that the test before this one was."""
     print(f"{rented.kind}: site.yml {rented.deploy():.0f} s")
     # Its address outside was learnt on the box, and has answered in the last playbook.
     assert f"http://127.0.0.1:{rented.gateway_port}" in rented.deployed.output
