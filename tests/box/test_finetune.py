@@ -103,9 +103,9 @@ def test_bad_data_and_settings_change_nothing(served_box, data, tmp_path):
 def test_the_model_learns_and_answers_with_it(served_box, data):
     base = answer(served_box)
     assert base != TAUGHT
-    trained = finetune(served_box, **data, finetune_name="first", finetune_bring=True)
+    trained = finetune(served_box, **data, finetune_bring=True)
     assert trained.failure == ""
-    report = served_box / ".state" / "trainings" / "first"
+    report = served_box / ".state" / "trainings" / "adgen"
     losses = [point["loss"] for point in json.loads((report / "loss.json").read_text())]
     assert len(losses) == 12
     assert losses[-1] < losses[0] / 4
@@ -118,19 +118,19 @@ def test_the_model_learns_and_answers_with_it(served_box, data):
     assert (report / "last" / "pytorch_model.bin").exists()
     assert answer(served_box) == TAUGHT
     # What is trained runs as the user that serves.
-    assert inside(served_box, f"stat -c %U {DIR}/trainings/first/checkpoint-60/pytorch_model.bin") == "glmbox"
+    assert inside(served_box, f"stat -c %U {DIR}/trainings/adgen/checkpoint-60/pytorch_model.bin") == "glmbox"
 
 
 def test_done_is_done_and_its_name_is_taken(served_box, data):
-    assert finetune(served_box, **data, finetune_name="first").changed == []
-    other = finetune(served_box, **data, finetune_name="first", finetune_seed=7)
-    assert "The training first was begun with another seed. Choose another finetune_name" in other.failure
+    assert finetune(served_box, **data).changed == []
+    other = finetune(served_box, **data, finetune_seed=7)
+    assert "The training adgen was begun with another seed. Choose another finetune_name" in other.failure
 
 
 def test_an_unknown_checkpoint_is_refused_and_nothing_else_is_served(served_box):
     failed = site(served_box, "--tags", "demos", demos_checkpoint="second")
     assert "There is no checkpoint second on the box; nothing was changed." in failed.failure
-    assert "There are: first, first/checkpoint-20, first/checkpoint-40, first/checkpoint-60." in failed.failure
+    assert "There are: adgen, adgen/checkpoint-20, adgen/checkpoint-40, adgen/checkpoint-60." in failed.failure
     assert answer(served_box) == TAUGHT
 
 
@@ -156,8 +156,8 @@ def test_unset_it_is_the_model_as_it_was(served_box):
     assert site(served_box, "--tags", "demos").failure == ""
     assert answer(served_box) not in (TAUGHT, "")
     status, said = page_of(served_box)
-    assert status == 404
-    assert "the box answers with the model as it is" in said["error"]["message"]
+    assert status == 503
+    assert "No tuned model answers: none is chosen" in said["error"]["message"]
 
 
 def test_killed_it_goes_on_and_the_demos_come_back(served_box, data):
@@ -184,7 +184,7 @@ def test_killed_it_goes_on_and_the_demos_come_back(served_box, data):
     log = inside(served_box, "cat /var/lib/glmbox/jobs/finetune/log")
     assert "Training from step 20 on." in log or "Training from step 40 on." in log
     first, killed = (
-        json.loads(inside(served_box, f"cat {DIR}/trainings/{name}/glmbox.json")) for name in ("first", "killed")
+        json.loads(inside(served_box, f"cat {DIR}/trainings/{name}/glmbox.json")) for name in ("adgen", "killed")
     )
     assert killed["final_loss"] == first["final_loss"]
     assert killed["sha256"] == first["sha256"]

@@ -16,13 +16,21 @@ from test_finetune import finetune
 
 NAME = box.container("supervised")
 BACK_SECONDS = 120
+# The renter's own, which writes a script.
+HOOK = """#!/bin/bash
+cat >/root/other.sh <<EOF
+#!/bin/sh
+EOF
+echo mine >>/root/mine
+exit 0
+"""
 
 
 @pytest.fixture(scope="module")
 def rented():
     """The inventory of a deployed container that answers; the last test removes glmbox from it."""
     inventory = box.start_test_box("supervised", suite="bookworm", kind="autodl")
-    inside("sh", "-c", "printf '#!/bin/bash\\necho mine >>/root/mine\\nexit 0\\n' >/etc/autodl.sh")
+    inside("sh", "-c", f"cat >/etc/autodl.sh <<'END'\n{HOOK}END")
     deployed = site(inventory)
     assert deployed.failure == ""
     yield inventory
@@ -83,6 +91,7 @@ def test_the_hook_brings_everything_back_after_a_restart(rented):
     print(f"ready {until_ready():.1f} s after the restart")
     assert problems_outside(rented) == []
     assert "of-the-time-before" not in inside("ls", "/run/glmbox-demos")
+    assert inside("cat", "/root/other.sh") == "#!/bin/sh"
     assert inside("cat", "/root/mine").split() == ["mine"]  # the renter's own lines of the hook run as before
     before = [pids(pattern) for pattern in (SUPERVISORD, DEMOS, GATEWAY)]
     assert [len(found) for found in before] == [1, 1, 1]
@@ -217,6 +226,6 @@ def test_removing_leaves_nothing_behind(rented):
     # Not by getfacl: it came with a package that has gone again.
     rights = "import os; print(os.listxattr('/root'))"
     assert "posix_acl" not in inside("python3", "-c", rights)
-    assert inside("cat", "/etc/autodl.sh").splitlines() == ["#!/bin/bash", "echo mine >>/root/mine", "exit 0"]
+    assert inside("cat", "/etc/autodl.sh") + "\n" == HOOK
     assert inside("ls", "-A", "/root/autodl-tmp/glmbox").split() == ["artifacts", "build", "builds", "cache"]
     assert run_ansible(rented, **remove).changed == []

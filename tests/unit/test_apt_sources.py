@@ -131,6 +131,18 @@ def test_what_somebody_changed_meanwhile_stays(root, tmp_path):
     assert (root / "sources.list.d" / "debian.sources").read_text() == DEB822
 
 
+def test_what_stood_there_first_stays_on_record_whatever_is_added(root, tmp_path):
+    go(root, tmp_path, MIRROR)
+    with open(root / "sources.list", "a") as file:
+        file.write("deb https://docker.example/linux/debian bullseye stable\n")
+    added = (root / "sources.list").read_text()
+    assert go(root, tmp_path, MIRROR)[0] == []
+    written, _, notes = go(root, tmp_path, "")
+    assert written == ["debian.sources"]
+    assert (root / "sources.list").read_text() == added
+    assert len(notes) == 1 and "sources.list was changed since" in notes[0]
+
+
 @pytest.mark.parametrize("point", range(3))
 @pytest.mark.parametrize("mirror", [MIRROR, ""])
 def test_a_run_that_is_killed_between_any_two_files_is_healed(root, tmp_path, monkeypatch, point, mirror):

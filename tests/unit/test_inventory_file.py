@@ -39,6 +39,14 @@ all:
 """
 
 
+def test_a_known_host_gets_what_its_new_login_needs_and_what_is_asked_for():
+    known = inventory.with_host(RENTED, "box1", BOX)
+    box = BOX | {"ansible_user": "ubuntu", "ansible_become": True, "box_provider": "autodl"}
+    assert inventory.hosts_of(inventory.with_host(known, "box1", box))["box1"]["box_provider"] == BOX["box_provider"]
+    there = inventory.hosts_of(inventory.with_host(known, "box1", box, ("box_provider",)))["box1"]
+    assert (there["ansible_user"], there["ansible_become"], there["box_provider"]) == ("ubuntu", True, "autodl")
+
+
 def test_the_rented_inventory_gets_a_host_and_is_as_before_without_it():
     text = inventory.with_host(RENTED, "box1", BOX)
     assert text == RENTED + ENTRY

@@ -330,7 +330,8 @@ def test_what_is_not_wanted_is_not_reached():
 def test_the_tuned_models_page_is_asked_without_its_path():
     page = block(gateway("nginx.conf.j2"), "location /ptuning/")
     assert page[0] == "proxy_pass http://glmbox_ptuning/;"
-    assert "error_page 502 504 = @no_checkpoint;" in page
+    assert "error_page 502 = @no_checkpoint;" in page
+    assert "error_page 504 = @no_demo;" in page
     # One of a location's own hides all of the server's.
     assert "error_page 413 @too_large;" in page
     assert "error_page 429 @too_many;" in page

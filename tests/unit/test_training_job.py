@@ -186,6 +186,14 @@ if "--do_predict" in sys.argv:
     code, result = job(tmp_path, script, monkeypatch, evaluate_arguments=["--do_predict"])
     assert code == 0
     assert result["metrics"] == {"train_loss": 2.0, "predict_bleu-4": 12.5}
+    # Just these again are nothing to do; of others it evaluates anew, and trains not.
+    assert job(tmp_path, "import sys; sys.exit(9)", monkeypatch, evaluate_arguments=["--do_predict"])[0] == 0
+    script = script.replace("12.5", "13.5")
+    code, again = job(tmp_path, script, monkeypatch, evaluate_arguments=["--do_predict", "--all"])
+    assert code == 0
+    assert again["metrics"]["predict_bleu-4"] == 13.5
+    assert again["train_seconds"] == result["train_seconds"]
+    assert (tmp_path / "out" / "calls").read_text() == "0 "
 
 
 def test_the_curve_is_a_picture_of_all_points():

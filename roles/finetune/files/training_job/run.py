@@ -16,6 +16,8 @@ from training_job import checkpoints, report
 
 LAUNCH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "launch.py")
 POLL_SECONDS = 0.5
+# Which evaluation the training's folder has.
+EVALUATED = "evaluated.json"
 # What main.py died of: a word of its log, and the sentence.
 FULL = "The disk is full. Make room, or set box_data_dir to a larger disk."
 REASONS = (
@@ -191,10 +193,19 @@ def train(settings: Dict[str, Any]) -> float:
 
 
 def evaluate(settings: Dict[str, Any], folder: str) -> None:
-    """Let main.py answer the validation data with a checkpoint, unless it did."""
-    done = os.path.join(settings["output"], "predict_results.json")
-    if settings["evaluate_arguments"] and not os.path.exists(done):
-        run_script(settings, [*settings["evaluate_arguments"], "--ptuning_checkpoint", folder], "evaluating")
+    """Let main.py answer the validation data with a checkpoint, unless it has answered just these."""
+    if is_evaluated(settings):
+        return
+    run_script(settings, [*settings["evaluate_arguments"], "--ptuning_checkpoint", folder], "evaluating")
+    noted = {"arguments": settings["evaluate_arguments"]}
+    checkpoints.write_json(os.path.join(settings["output"], EVALUATED), noted)
+
+
+def is_evaluated(settings: Dict[str, Any]) -> bool:
+    """Tell whether nothing is to be evaluated, or just that was."""
+    wanted = settings["evaluate_arguments"]
+    noted = checkpoints.read_json(os.path.join(settings["output"], EVALUATED)) or {}
+    return not wanted or noted.get("arguments") == wanted
 
 
 def run(settings: Dict[str, Any]) -> Dict[str, Any]:
@@ -203,10 +214,10 @@ def run(settings: Dict[str, Any]) -> Dict[str, Any]:
     os.makedirs(output, exist_ok=True)
     check_identity(output, settings)
     done = checkpoints.read_json(os.path.join(output, report.PROVENANCE))
-    if done and checkpoints.is_whole(os.path.join(output, done["last"])):
+    if done and is_evaluated(settings) and checkpoints.is_whole(os.path.join(output, done["last"])):
         return dict(done)
     make_room(settings)
-    seconds = train(settings)
+    seconds = train(settings) or (done or {}).get("train_seconds", 0.0)
     whole = checkpoints.tidy(output)
     if not whole or whole[-1] < settings["steps"]:
         raise RunError("main.py ended well and left no checkpoint of step %d." % settings["steps"])
@@ -217,7 +228,7 @@ def run(settings: Dict[str, Any]) -> Dict[str, Any]:
     measured = {
         "train_seconds": round(seconds, 1),
         "evaluate_seconds": round(evaluated, 1),
-        "gpu_mib": told.get("gpu_mib", 0),
+        "gpu_mib": told.get("gpu_mib") or (done or {}).get("gpu_mib", 0),
     }
     provenance = report.write(output, settings, whole, measured)
     own(output, settings["user"])

@@ -89,6 +89,7 @@ class ActionModule(ActionBase):
             transport.close()
 
         variables = variables_of(login, provider)
+        wanted = ("box_provider",) if self._args.get("provider") else ()
         token = known_hosts.token(login.host, login.port)
         with inventory_file.turn(self._folder):
             pinning = inventory_file.rewrite(
@@ -97,7 +98,9 @@ class ActionModule(ActionBase):
         enrolling.try_key(login, self._file(".state/id_ed25519"), self._file(".state/known_hosts"))
         with inventory_file.turn(self._folder):
             written = inventory_file.rewrite(
-                self._file("hosts.yml"), lambda text: inventory_file.with_host(text, self._name, variables), EMPTY
+                self._file("hosts.yml"),
+                lambda text: inventory_file.with_host(text, self._name, variables, wanted),
+                EMPTY,
             )
             forgotten = self._forget_old_address(hosts.get(self._name, {}), token)
         return {
@@ -167,7 +170,9 @@ class ActionModule(ActionBase):
     def _options(self, **options: str) -> str:
         if self._args["inventory"] != "rented_gpu":
             options["inventory"] = self._args["inventory"]
-        return " ".join(f"-e {shlex.quote(f'{key}={value}')}" for key, value in options.items())
+        # Ansible takes a value with blanks in it apart unless it is quoted for Ansible too.
+        pairs = [f'{key}="{value}"' if " " in value else f"{key}={value}" for key, value in options.items()]
+        return " ".join(f"-e {shlex.quote(pair)}" for pair in pairs)
 
     def _own_key(self) -> str:
         with inventory_file.turn(self._folder):

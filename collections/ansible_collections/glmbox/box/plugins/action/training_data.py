@@ -20,7 +20,11 @@ class ActionModule(ActionBase):
         if args.pop("on_box", False):
             found = self._execute_module("glmbox.box.training_data", args, task_vars=task_vars)
         else:
-            paths = {name: os.path.expanduser(args[name]) for name in ("train", "validation") if args.get(name)}
+            paths = {
+                name: os.path.abspath(os.path.expanduser(args[name]))
+                for name in ("train", "validation")
+                if args.get(name)
+            }
             found = look(paths, args["prompt"], args["response"], args.get("history") or "")
         for note in found.get("notes") or []:
             self._display.display(f"{task_vars['inventory_hostname']}  note: {note}")

@@ -138,12 +138,19 @@ class Sources:
                 now = file.read()
             kept = before["files"].get(path)
             ours = bool(kept) and sha256(now) in (kept["written"], sha256(kept["original"]))
-            if kept and not ours and not mirror:
-                self.notes.append(
-                    "%s was changed since glmbox pointed it at a mirror, and is left as it is. What stood there before "
-                    "is in %s." % (path, self._record)
-                )
+            if kept and not ours:
+                # Whoever changed it has it as it is, and what stood there before stays on record.
                 self._files[path] = kept
+                if not mirror:
+                    self.notes.append(
+                        "%s was changed since glmbox pointed it at a mirror, and is left as it is. What stood there "
+                        "before is in %s." % (path, self._record)
+                    )
+                    continue
+                self.found += moved(path, kept["original"], mirror)[1]
+                text = moved(path, now, mirror)[0]
+                if text != now:
+                    self.writes[path] = text
                 continue
             original = kept["original"] if ours else now
             text, found = moved(path, original, mirror) if mirror else (original, [])

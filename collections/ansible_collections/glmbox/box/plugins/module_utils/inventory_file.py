@@ -82,10 +82,11 @@ def hosts_of(text: str) -> dict[str, dict]:
     return found
 
 
-def with_host(text: str, name: str, variables: dict[str, Any]) -> str:
+def with_host(text: str, name: str, variables: dict[str, Any], wanted: tuple[str, ...] = ()) -> str:
     """Return the text with a host in it. One that it names already gets the address alone, wherever it stands.
 
     variables: ansible_host, ansible_port and ansible_user, and whatever a new host should have besides.
+    wanted: names of those that a known host gets as well.
     """
     data = read(text)
     known = hosts_of(text).get(name)
@@ -97,7 +98,7 @@ def with_host(text: str, name: str, variables: dict[str, Any]) -> str:
     edits: list[Edit] = [] if home in places else [(home, None)]
     # Where its address stands now, if it does.
     entry = next((place for place in places if set(ADDRESS) & set(node_at(data, place) or {})), home)
-    for key, value in address_only(known, variables).items():
+    for key, value in address_only(known, variables, wanted).items():
         if value is GONE:
             edits += [((*place, key), GONE) for place in places if key in (node_at(data, place) or {})]
         elif known.get(key) != value:
@@ -113,9 +114,11 @@ def without_host(text: str, name: str) -> str:
     )
 
 
-def address_only(known: dict, variables: dict[str, Any]) -> dict[str, Any]:
+def address_only(known: dict, variables: dict[str, Any], wanted: tuple[str, ...]) -> dict[str, Any]:
     """Return what a re-enrolment changes of a known host; GONE for what goes."""
-    changes = {key: variables[key] for key in ADDRESS}
+    changes = {key: variables[key] for key in (*ADDRESS, *wanted)}
+    if known.get("ansible_user") != variables["ansible_user"] and "ansible_become" in variables:
+        changes["ansible_become"] = variables["ansible_become"]
     jump = variables.get("ansible_ssh_extra_args")
     if jump or JUMP.fullmatch(str(known.get("ansible_ssh_extra_args", ""))):
         changes["ansible_ssh_extra_args"] = jump or GONE
