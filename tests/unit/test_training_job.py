@@ -140,7 +140,7 @@ for step in range(begun + 2, 5, 2):
     stamp(folder, step)
 log = [{{"step": 1, "loss": 4.0}}, {{"step": 2, "loss": float("nan")}}, {{"step": 4, "loss": 1.5}}]
 json.dump({{"log_history": log}}, open(os.path.join(output, "trainer_state.json"), "w"))
-json.dump({{"train_loss": 2.0}}, open(os.path.join(output, "train_results.json"), "w"))
+json.dump({{"train_loss": 2.0, "train_samples": 8}}, open(os.path.join(output, "train_results.json"), "w"))
 """
 
 
@@ -185,7 +185,7 @@ if "--do_predict" in sys.argv:
     script = TRAINS.replace("DIE", "pass").replace("begun = int", evaluates + "begun = int")
     code, result = job(tmp_path, script, monkeypatch, evaluate_arguments=["--do_predict"])
     assert code == 0
-    assert result["metrics"] == {"train_loss": 2.0, "predict_bleu-4": 12.5}
+    assert result["metrics"] == {"train_samples": 8, "predict_bleu-4": 12.5}
     # Just these again are nothing to do; of others it evaluates anew, and trains not.
     assert job(tmp_path, "import sys; sys.exit(9)", monkeypatch, evaluate_arguments=["--do_predict"])[0] == 0
     script = script.replace("12.5", "13.5")

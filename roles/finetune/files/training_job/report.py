@@ -10,6 +10,8 @@ from typing import Any, Dict, List, Tuple
 from training_job import checkpoints, curve
 
 PROVENANCE = "glmbox.json"
+# Of a training that was resumed, transformers measures the last part alone, and divides its loss by all steps.
+UNTRUE_AFTER_A_RESUME = ("train_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second")
 
 
 def losses(output: str) -> List[Tuple[int, float]]:
@@ -24,7 +26,7 @@ def metrics(output: str) -> Dict[str, Any]:
     found: Dict[str, Any] = {}
     for name in ("train_results.json", "predict_results.json"):
         found.update(checkpoints.read_json(os.path.join(output, name)) or {})
-    return found
+    return {name: value for name, value in found.items() if name not in UNTRUE_AFTER_A_RESUME}
 
 
 def link_last(output: str, step: int) -> None:

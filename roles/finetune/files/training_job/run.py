@@ -151,7 +151,8 @@ def reason() -> str:
     try:
         with open(os.path.join(os.environ["JOB_DIR"], "log"), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
-            text = file.read().decode(errors="replace")
+            # Tracebacks may be broken into lines anywhere.
+            text = " ".join(file.read().decode(errors="replace").split())
     except (OSError, KeyError):
         return ""
     return next((sentence for word, sentence in REASONS if word in text), "The lines above say why.")

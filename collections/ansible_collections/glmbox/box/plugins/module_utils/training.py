@@ -10,11 +10,12 @@ PRECISIONS = {0: "fp16", 8: "int8", 4: "int4"}
 # ChatGLM2-6B's config.json: 28 layers with 2 groups of 128 channels for keys and as much for values.
 PREFIX_FEATURES = 28 * 2 * 128 * 2
 HIDDEN_FEATURES = 4096
-# Each trained number is held as float32 with its gradient and the two moments of AdamW.
-TRAINED_BYTES = 16
-# What a token of a batch takes for activations and scores, so that upstream's settings (int4, batch 1, 64 + 128 tokens)
-# come to the 7.6 GB that were seen.
-TOKEN_MIB = 3
+# Each trained number is held as float32 with its gradient and the two moments of AdamW, and a copy while it is stepped.
+TRAINED_BYTES = 20
+# What a token of a batch takes for activations and scores (1.8 at most), what a training takes whatever its batch, and
+# what each of several cards takes more than a single one: docs/upstream.md has what was seen on an H100. With int4 and
+# upstream's settings they come to the 7.6 GB that others saw.
+TOKEN_MIB, TRAINING_MIB, SEVERAL_CARDS_MIB = 2, 192, 2304
 PARAMETERS = 6_243_584_000
 # Of the full model: float16 weights, and with ZeRO 2 a share of gradients (2) and of AdamW's float32 state (12 bytes).
 WEIGHT_BYTES, SHARED_BYTES = 2, 14
@@ -41,7 +42,7 @@ def settings_of(profile: str, steps: int, save_steps: int, samples: int) -> dict
 def training_mib(model: str, precision: str, wish: dict) -> int:
     """Return the MiB of one card that P-Tuning takes, headroom included; 0 for a model that is small.
 
-    wish: pre_seq_len, prefix_projection, batch, tokens (of prompt and response together).
+    wish: pre_seq_len, prefix_projection, batch, tokens (of prompt and response together), gpus.
     """
     if model not in NEEDS_MIB:
         return 0
@@ -49,7 +50,8 @@ def training_mib(model: str, precision: str, wish: dict) -> int:
     if wish["prefix_projection"]:
         trained = wish["pre_seq_len"] * PREFIX_FEATURES + 2 * PREFIX_FEATURES * HIDDEN_FEATURES
     state = trained * TRAINED_BYTES // 2**20
-    return NEEDS_MIB[model][precision] + HEADROOM_MIB + state + TOKEN_MIB * wish["batch"] * (wish["tokens"] + 1)
+    training = TRAINING_MIB + state + TOKEN_MIB * wish["batch"] * (wish["tokens"] + 1)
+    return NEEDS_MIB[model][precision] + HEADROOM_MIB + training + (SEVERAL_CARDS_MIB if wish["gpus"] > 1 else 0)
 
 
 def full_mib(cards: int) -> int:
