@@ -48,9 +48,11 @@ test: check molecule test-box ## everything: gates, units, a real deployment, ac
 
 molecule: .venv/.ready ## the deployment of fresh boxes, with systemd and without: idempotence, testinfra
 	$(BIN)/python local_box/fill_bundle.py
-	molecule test --scenario-name debian-11
-	molecule test --scenario-name debian-12
-	molecule test --scenario-name autodl
+	@mkdir -p .boxes
+	@echo "Beside debian-11, debian-12 and then autodl are tested; what they print comes at the end."
+	@{ molecule test --scenario-name debian-12 && molecule test --scenario-name autodl; } >.boxes/molecule.log 2>&1 & \
+		beside=$$!; here=0; molecule test --scenario-name debian-11 || here=$$?; \
+		there=0; wait $$beside || there=$$?; cat .boxes/molecule.log; exit $$((here || there))
 
 test-box: .venv/.ready ## accidents on boxes: bad input, damaged files, killed runs
 	$(BIN)/python local_box/fill_bundle.py
