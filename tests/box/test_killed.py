@@ -148,7 +148,8 @@ def test_what_was_deployed_can_be_removed(killed_box):
     remove = {"playbook": str(ROOT / "playbooks" / "remove_box.yml")}
     # As a training leaves it: the operator's lines, and what was learned from them.
     finetune = "/var/lib/glmbox/data/finetune"
-    inside("sh", "-c", f"mkdir -p {finetune}/data/0 {finetune}/trainings/a; echo mine >{finetune}/data/0/train.json")
+    made = f"mkdir -p {finetune}/data/0 {finetune}/trainings/a; echo mine >{finetune}/data/0/train.json"
+    inside("sh", "-c", f"{made}; echo learned >{finetune}/trainings/a/loss.json")
     assert run_ansible(killed_box, **remove).failure == ""
     assert inside("ls", finetune) == "trainings"
     left = inside("sh", "-c", "ls -A /opt /usr/local/bin /etc/systemd/system; getent passwd; ls /etc")
