@@ -56,7 +56,7 @@ molecule: .venv/.ready ## the deployment of fresh boxes, with systemd and withou
 
 test-box: .venv/.ready ## accidents on boxes: bad input, damaged files, killed runs
 	$(BIN)/python local_box/fill_bundle.py
-	pytest tests/box -m "not long" --numprocesses 2 --dist loadscope
+	pytest tests/box -m "not long" --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 test-long: .venv/.ready ## containers as vast.ai and RunPod rent them, from enrolment to removal: ten minutes
 	$(BIN)/python local_box/fill_bundle.py

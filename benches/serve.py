@@ -52,7 +52,7 @@ def measure_on_box(inventory: Path) -> Found:
 
 def figures_of(found: Found) -> dict[str, float]:
     """Return the figures: ratios and milliseconds from what was measured."""
-    memory = {way: values[0] for way, values in found["memory_mib"].items()}
+    memory = {way: statistics.median(values) for way, values in found["memory_mib"].items()}
     first = {way: statistics.median(values) for way, values in found["overhead_ms"].items()}
     rounds = zip(*found["answers_per_second"].values(), strict=True)
     health = {way: percentile(values, 99) for way, values in found["healthz_ms"].items()}
