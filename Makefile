@@ -48,7 +48,7 @@ test: check molecule test-box ## everything: gates, units, a real deployment, ac
 
 molecule: .venv/.ready ## the deployment of fresh boxes, with systemd and without: idempotence, testinfra
 	$(BIN)/python local_box/fill_bundle.py
-	@mkdir -p .boxes
+	@mkdir -p .boxes && rm -rf .cache/builds
 	@echo "Beside debian-11, debian-12 and then autodl are tested; what they print comes at the end."
 	@{ molecule test --scenario-name debian-12 && molecule test --scenario-name autodl; } >.boxes/molecule.log 2>&1 & \
 		beside=$$!; here=0; molecule test --scenario-name debian-11 || here=$$?; \
