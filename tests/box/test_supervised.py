@@ -174,7 +174,7 @@ def test_a_lease_ends_as_the_profile_says(rented):
     """AutoDL's own way to stop is a stand-in here, which notes that it was called."""
     stop = "printf '#!/bin/sh\necho called >>/root/stopped\n' >/usr/bin/shutdown; chmod 755 /usr/bin/shutdown"
     inside("sh", "-c", stop)
-    wanted = site(rented, "--tags", "lease", lease_hours=1, __lease_tick_seconds=0.5)
+    wanted = site(rented, "--tags", "lease", box_provider="autodl", lease_hours=1, __lease_tick_seconds=0.5)
     assert wanted.failure == ""
     assert service("glmbox-lease")[1] == "running"
     assert "It ends in 1 h" in ctl("status").stdout
