@@ -70,6 +70,7 @@ def said(folder):
         "command line": {"vars": {"password": "hunter2"}},
         "no inventory": {"inventory": f"{folder.parent}/nowhere"},
         "no wiring": {"inventory": f"{folder.parent}/bare"},
+        "blank": {"inventory": f"{folder.parent}/my boxes"},
         "broken inventory": {"inventory": f"{folder.parent}/broken"},
     }
     tasks = []
@@ -107,6 +108,7 @@ def said(folder):
         ("unknown", "nowhere.invalid:22 does not answer: "),
         ("command line", "A password does not belong on a command line"),
         ("no inventory", "There is no inventory"),
+        ("blank", "my boxes has a blank in its path, which ssh would take apart. Move it."),
         ("no wiring", "has no group_vars/enrolled/ssh.yml, which says how enrolled boxes are reached"),
         ("broken inventory", "hosts.yml was not changed: it is no YAML (line 2: "),
     ],

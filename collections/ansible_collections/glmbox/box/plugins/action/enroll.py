@@ -69,6 +69,9 @@ class ActionModule(ActionBase):
         self._profiles = load_profiles(self._args["providers"])
         self._refuse_proxies(login)
         self._folder = folder_of(self._args)
+        if any(letter.isspace() for letter in self._folder):
+            # ssh's options come through programs (testinfra for one) that know no quotes.
+            raise EnrolError(f"{self._folder} has a blank in its path, which ssh would take apart. Move it.")
         created = self._have_inventory()
         text = self._text("hosts.yml", EMPTY)
         problem = inventory_file.name_problem(self._name, text)
