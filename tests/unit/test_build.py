@@ -617,7 +617,8 @@ def test_removing_a_box_removes_what_its_jobs_were_told():
         for task in tasks
         if task.get("ansible.builtin.file", {}).get("state") == "absent" and "when" not in task
     ]
-    assert ("{{ box_data_dir }}/{{ item }}", ["build/.builder", "artifacts/.fetcher"]) in removed
+    told = ["build/.builder", "artifacts/.fetcher", "finetune/data", "finetune/scratch"]
+    assert ("{{ box_data_dir }}/{{ item }}", told) in removed
 
 
 def test_a_note_is_told_once(spec, jobs_dir, tmp_path):
