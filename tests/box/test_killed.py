@@ -18,9 +18,11 @@ NAME = box.container("killed")
 # Where a run is killed: so many seconds into a task of this name.
 POINTS = (
     ("Fetch the artifacts", 1),
+    ("Begin to build OpenSSL", 1),
     ("Begin to build the Python environment", 0.5),
     ("Push the rest of what the bundle has", 2),
     ("Wait until the Python environment stands", 3),
+    ("Keep the demo host running", 1),
     ("Start glmbox-demos", 0.3),
     ("Write the gateway's configuration", 0),
 )
