@@ -5,11 +5,13 @@ Runs on the box: standard library alone, Python 3.8.
 
 from __future__ import annotations
 
+import grp
 import hashlib
 import json
 import os
+import pwd
 import tempfile
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Tuple
 
 CHUNK_BYTES = 4 * 1024 * 1024
 
@@ -49,8 +51,11 @@ def write_json(path: str, value: Any, mode: int = 0o644) -> None:
     write_bytes(path, json.dumps(value, indent=1, sort_keys=True).encode(), mode)
 
 
-def write_bytes(path: str, content: bytes, mode: int = 0o644) -> None:
-    """Write a file so that a reader, or a power cut, finds the old one or the new one, never a part."""
+def write_bytes(path: str, content: bytes, mode: int = 0o644, finish: Optional[Callable[[str], None]] = None) -> None:
+    """Write a file so that a reader, or a power cut, finds the old one or the new one, never a part.
+
+    `finish` gets the path of the whole file before it takes the old one's place; what it raises leaves the old one.
+    """
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
     handle, draft = tempfile.mkstemp(dir=folder, prefix=".draft-")
@@ -60,10 +65,24 @@ def write_bytes(path: str, content: bytes, mode: int = 0o644) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(draft, mode)
+        if finish:
+            finish(draft)
         os.replace(draft, path)
     except BaseException:
         os.unlink(draft)
         raise
+
+
+def ids_of(owner: str, group: str) -> Tuple[int, int]:
+    """Return the numbers of a user and a group. Raises KeyError, with a sentence, where the machine has none such."""
+    try:
+        uid = pwd.getpwnam(owner).pw_uid
+    except KeyError:
+        raise KeyError("There is no user %s." % owner) from None
+    try:
+        return uid, grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise KeyError("There is no group %s." % group) from None
 
 
 def stamp_of(path: str, sha256: str) -> Dict[str, Any]:
