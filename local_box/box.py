@@ -52,7 +52,7 @@ class Kind(NamedTuple):
 
     init: where that script stands. data: the folder of the disk that survives. port: the one that is exposed.
     hook: what the provider runs when the container starts. environment: of PID 1; {ssh} and {gateway} are the mapped
-    ports.
+    ports. installs: whether what is installed goes to that disk, too.
     """
 
     init: str
@@ -60,10 +60,11 @@ class Kind(NamedTuple):
     port: int
     hook: str
     environment: tuple[str, ...] = ()
+    installs: bool = False
 
 
 KINDS = {
-    "autodl": Kind("/init/boot/boot.sh", "/root/autodl-tmp", 6006, "/etc/autodl.sh"),
+    "autodl": Kind("/init/boot/boot.sh", "/root/autodl-tmp", 6006, "/etc/autodl.sh", installs=True),
     "vast": Kind(
         "/.launch",
         "/workspace",
@@ -351,7 +352,9 @@ def kind_variables(kind: str) -> dict[str, object]:
     if not kind:
         return {}
     what = KINDS[kind]
-    return {"gateway_port": what.port, "box_data_dir": f"{what.data}/glmbox", "service_boot_hook": what.hook}
+    data = f"{what.data}/glmbox"
+    installs = {"box_install_on": f"{data}/opt"} if what.installs else {}
+    return {"gateway_port": what.port, "box_data_dir": data, "service_boot_hook": what.hook, **installs}
 
 
 def stop_test_box(name: str) -> None:

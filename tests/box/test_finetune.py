@@ -191,6 +191,29 @@ def test_killed_it_goes_on_and_the_demos_come_back(served_box, data):
     assert inside(served_box, "systemctl is-active glmbox-demos") == "active"
 
 
+def test_a_full_disk_at_a_checkpoint_and_room_to_go_on(served_box, data):
+    """A disk with room for one checkpoint and a half: the first stays whole, the demos answer, and nothing is lost."""
+    folder = f"{DIR}/trainings"
+    weights = json.loads(inside(served_box, f"cat {folder}/adgen/glmbox.json"))["sha256"]
+    kib = int(inside(served_box, f"du -sk {folder}/adgen/checkpoint-20").split()[0])
+    as_it_is = f"$(stat -c mode=%a,uid=%u,gid=%g {folder})"
+    inside(served_box, f"mount -t tmpfs -o size={kib * 3 // 2}k,{as_it_is} small {folder}")
+    try:
+        settings = {**data, "finetune_name": "crowded", "finetune_serve": False}
+        failed = finetune(served_box, **settings)
+        assert "The disk is full. Make room, or set box_data_dir to a larger disk." in failed.failure
+        assert inside(served_box, f"ls -d {folder}/crowded/checkpoint-*/glmbox.json").split() == [
+            f"{folder}/crowded/checkpoint-20/glmbox.json"
+        ]
+        assert answer(served_box) not in (TAUGHT, "")
+        inside(served_box, f"mount -o remount,size=256m {folder}")
+        assert finetune(served_box, **settings).failure == ""
+        assert "Training from step 20 on." in inside(served_box, "cat /var/lib/glmbox/jobs/finetune/log")
+        assert json.loads(inside(served_box, f"cat {folder}/crowded/glmbox.json"))["sha256"] == weights
+    finally:
+        inside(served_box, f"umount {folder}")
+
+
 def test_two_trainings_at_once(served_box, data):
     outcomes: list[Outcome] = []
     long = {**data, "finetune_serve": False, "finetune_steps": 100000, "finetune_save_steps": 50000}

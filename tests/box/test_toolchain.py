@@ -84,6 +84,7 @@ class Box:
         places = {
             "work_dir": f"{DATA}/build",
             "log_dir": "/var/log/glmbox",
+            "proven_dir": f"{STATE}/proven",
             "jobs_dir": f"{STATE}/jobs",
             "catalogue": str(SCRATCH / "artifacts"),
             "bundle": str(SCRATCH / "bundle"),

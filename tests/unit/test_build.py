@@ -43,6 +43,7 @@ def spec(tmp_path, monkeypatch):
         "install_dir": str(tmp_path / "opt"),
         "work_dir": str(tmp_path / "work"),
         "log_dir": str(tmp_path / "log"),
+        "proven_dir": str(tmp_path / "proven"),
         "archive": {"path": str(archive), "sha256": sha256_of(str(archive))},
         "artifacts": {"hello-1": [str(archive)]},
         "files": {},
@@ -86,6 +87,68 @@ def test_what_stands_is_not_built_again(spec):
     assert run(spec) == prefix
     assert times_made(spec) == 1
     assert not os.path.exists(f"{prefix}/{identity.BEGUN}")
+
+
+def reset(spec) -> None:
+    """Empty the system's disk; the one with the prefix stays."""
+    shutil.rmtree(spec["proven_dir"])
+
+
+def start(spec) -> str:
+    """Do what the module does before the job runs, and then what the job does."""
+    found = build.prepared(spec)
+    if not identity.is_proven(spec, found["prefix"]):
+        identity.doubt(found["prefix"])
+    return run(spec)
+
+
+def test_what_came_with_the_disk_is_proven_and_not_built(spec, monkeypatch):
+    prefix = run(spec)
+    asked = []
+    monkeypatch.setattr(builder, "install_packages", lambda packages, _: asked.append(packages))
+    write_json(f"{prefix}/{identity.PACKAGES}", ["libffi8"])
+    reset(spec)
+    seen = look(spec)
+    assert not seen["stands"] and not seen["built"] and seen["problems"] == []
+    assert start(spec) == prefix
+    assert times_made(spec) == 1 and asked == [["libffi8"]]
+    assert look(spec)["stands"]
+    assert not {identity.BEGUN, identity.DOUBTED} & set(os.listdir(prefix))
+
+
+def test_a_doubted_prefix_does_not_stand_for_who_waits_for_it(spec):
+    prefix = run(spec)
+    reset(spec)
+    identity.doubt(prefix)
+    assert not os.path.exists(f"{prefix}/{identity.STAMP}") and not look(spec)["built"]
+    assert look(spec)["problems"] == []
+    identity.doubt(prefix)  # killed before its job ran, and started again
+    assert run(spec) == prefix and times_made(spec) == 1
+
+
+def test_what_came_with_the_disk_and_does_not_work_here_is_built_anew(spec):
+    prefix = run(spec)
+    Path(f"{prefix}/bin/hello").write_text("exit 1\n")
+    reset(spec)
+    assert start(spec) == prefix
+    assert times_made(spec) == 2 and look(spec)["stands"]
+    (note,) = json.loads(Path(os.environ["JOB_RESULT"]).read_text())["notes"]
+    assert note.startswith("hello-1-") and "came with the disk and is not used" in note
+
+
+def test_what_came_with_the_disk_but_was_never_noted_gets_all_packages(spec, monkeypatch):
+    prefix = run(spec)
+    os.unlink(f"{prefix}/{identity.PACKAGES}")
+    asked = []
+    monkeypatch.setattr(builder, "install_packages", lambda packages, _: asked.append(packages))
+    reset(spec)
+    identity.doubt(prefix)
+    spec["packages"] = ["zlib1g-dev"]  # an input: the stamp is then another build's, and nothing is believed
+    other = run(spec)
+    assert other != prefix and times_made(spec) == 2
+    spec["packages"] = []
+    asked.clear()
+    assert run(spec) == prefix and times_made(spec) == 2 and asked == [[]]
 
 
 @pytest.mark.parametrize(
@@ -676,7 +739,9 @@ def test_a_pack_is_dropped_here_even_where_the_rebuild_fails(tmp_path):
 
 @pytest.mark.parametrize("trouble", [AnsibleError("Pushing it stopped after 5 bytes."), PermissionError(13, "Denied")])
 def test_a_cache_in_trouble_only_means_that_the_box_builds(tmp_path, monkeypatch, trouble):
-    places = dict.fromkeys(("install_dir", "work_dir", "log_dir", "jobs_dir", "artifacts_dir"), "/opt/glmbox")
+    places = dict.fromkeys(
+        ("install_dir", "work_dir", "log_dir", "proven_dir", "jobs_dir", "artifacts_dir"), "/opt/glmbox"
+    )
     args = {"name": "hello", "cache_dir": str(tmp_path), "cache_box_dir": "/c", "catalogue": "", "bundle": "", **places}
     inputs = {"name": "hello"}
     looked = {"link": "/opt/glmbox/hello", "prefix": "/opt/glmbox/hello-1-abc", "stem": "hello-1-abc", "inputs": inputs}

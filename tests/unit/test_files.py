@@ -127,7 +127,7 @@ def test_all_that_is_in_the_way_is_said_at_once_and_nothing_is_touched(tmp_path:
         f"{tmp_path}/text is a file, and glmbox needs a link there. Move it away.",
         f"{tmp_path}/pipe is neither a file, a folder nor a link, and glmbox needs nothing there. Move it away.",
         f"{tmp_path}/text is a file, and glmbox needs a folder there. Move it away.",
-        f"{tmp_path}/none/x cannot be written: there is no folder {tmp_path}/none.",
+        f"{tmp_path}/none/x cannot be made: there is no folder {tmp_path}/none.",
         f"{tmp_path}/x: There is no user no-such-user.",
         f"{tmp_path}/y: There is no group no-such-group.",
     ]

@@ -15,7 +15,8 @@ PROFILES = providers.load_profiles(str(ROOT / "providers"))
 KEYS = {
     "title": str, "ssh_hosts": list, "ssh_proxies": list, "signs": dict, "init": str, "gateway_port": int,
     "other_ports": list, "public_port_variable": str, "public_host_variable": str, "public_address": str,
-    "data_dir": str, "accelerator": str, "boot_hook": dict, "stop": dict, "notes": list, "unsure": list,
+    "data_dir": str, "install_on": str, "accelerator": str, "boot_hook": dict, "stop": dict,
+    "notes": list, "unsure": list,
 }  # fmt: skip
 VAST = {"VAST_CONTAINERLABEL": "C.1", "VAST_TCP_PORT_22": "40022", "VAST_TCP_PORT_8080": "40080"}
 
@@ -49,6 +50,8 @@ def test_a_profiles_data_disk_hook_and_stop_can_be_used(name):
     if profile["data_dir"]:
         assert folder_problems({"box_data_dir": profile["data_dir"]}) == []
         assert profile["data_dir"].endswith("/glmbox")
+    if profile["install_on"]:
+        assert profile["install_on"].startswith(profile["data_dir"] + "/") and profile["init"] == "none"
     hook = profile["boot_hook"]
     assert set(hook) == {"kind", "path", "how"}
     assert hook["kind"] == ("file" if profile["init"] == "none" else "none")
@@ -69,7 +72,7 @@ def test_every_value_of_a_profile_says_where_it_comes_from(name):
     if name == "generic":
         return
     assert "Sources:" in lines[1]
-    for key in ("ssh_hosts", "signs", "init", "gateway_port", "data_dir", "boot_hook", "stop"):
+    for key in ("ssh_hosts", "signs", "init", "gateway_port", "data_dir", "install_on", "boot_hook", "stop"):
         (at,) = [number for number, line in enumerate(lines) if line.startswith(f"{key}:")]
         assert lines[at - 1].startswith("#"), key
 

@@ -359,7 +359,7 @@ def up() -> float:
 def test_a_job_tells_its_uptimes_and_segments(state):
     before = up()
     segments = [segment(WORK, 1, 2)]
-    write = ["sh", "-c", f"sleep 0.2; echo '{json.dumps({'segments': segments})}' >$JOB_RESULT"]
+    write = ["sh", "-c", f"sleep 0.25; echo '{json.dumps({'segments': segments})}' >$JOB_RESULT"]
     jobs.start(state, "done", write, {})
     jobs.start(state, "runs", ["sleep", "60"], {})
     jobs.wait(state, ["done"], 5)

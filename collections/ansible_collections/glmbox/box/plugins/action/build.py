@@ -26,7 +26,7 @@ PLAIN = {
     "job_mib": 512,
     "pack_limit_mib": 1024,
 }
-PATHS = ("install_dir", "work_dir", "log_dir")
+PATHS = ("install_dir", "work_dir", "log_dir", "proven_dir")
 CONTROLLER = ("catalogue", "bundle", "artifacts_dir", "cache", "cache_dir", "cache_box_dir", "jobs_dir")
 
 

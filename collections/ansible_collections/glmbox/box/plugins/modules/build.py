@@ -53,6 +53,12 @@ options:
     description: Where the log of each build is kept.
     type: path
     required: true
+  proven_dir:
+    description:
+      - Where the system notes what it has proven itself, on its own disk. What stands in C(install_dir) without that
+        came with a disk that survived a reset, and is proven again, not built.
+    type: path
+    required: true
   jobs_dir:
     description: Where jobs keep their state.
     type: path
@@ -149,6 +155,7 @@ EXAMPLES = r"""
     install_dir: /opt/glmbox
     work_dir: /var/lib/glmbox/data/build
     log_dir: /var/log/glmbox
+    proven_dir: /var/lib/glmbox/proven
     jobs_dir: /var/lib/glmbox/jobs
     catalogue: artifacts
     bundle: bundle
@@ -186,7 +193,7 @@ def prepared(spec: Dict[str, Any]) -> Dict[str, Any]:
     """
     for need in spec["needs"]:
         if not need["prefix"] and os.path.islink(need["link"]):
-            need["prefix"] = os.path.realpath(need["link"])
+            need["prefix"] = os.path.join(os.path.dirname(need["link"]), os.readlink(need["link"]))
     inputs = identity.inputs_of(spec, identity.system())
     stem = identity.stem_of(inputs)
     link = os.path.join(spec["install_dir"], spec["name"])
@@ -203,7 +210,7 @@ def look(params: Dict[str, Any]) -> Dict[str, Any]:
     running = jobs.status(params["jobs_dir"], "build-" + spec["name"])["state"] == "running"
     # Its packing was killed. To start the job once more costs little, and packs it.
     half = bool(spec["cache"]) and not running and os.path.exists(packs.draft_of(spec["cache"], found["stem"]))
-    built = identity.stands(found["prefix"], found["inputs"])
+    built = identity.stands(found["prefix"], found["inputs"]) and identity.is_proven(spec, found["prefix"])
     return dict(
         found,
         stands=built and linked and not half,
@@ -243,6 +250,8 @@ def start(params: Dict[str, Any]) -> Dict[str, Any]:
     found = prepared(spec)
     notes = take_pack(spec, found["stem"], params["manifest"]) if params["manifest"] else []
     spec["stem"] = found["stem"]
+    if not identity.is_proven(spec, found["prefix"]):  # here, so that nobody who waits for it takes it for standing
+        identity.doubt(found["prefix"])
     folder = os.path.join(spec["work_dir"], ".builder")
     os.makedirs(folder, exist_ok=True)
     os.chmod(folder, 0o700)  # an index's address may hold a login

@@ -15,8 +15,8 @@ DOCUMENTATION = r"""
 module: files
 short_description: See that files, folders and links are as they have to be, several in one go
 description:
-  - Does what C(copy) with C(content), C(template) and C(file) do, with one command over SSH where they take up to five for
-    each file. Files are replaced whole, on disk before they get their name.
+  - Does what C(copy) with C(content), C(template) and C(file) do, with one command over SSH where they take up to
+    five for each file. Files are replaced whole, on disk before they get their name.
   - What cannot be done is said of all entries in one message, before the first is touched.
   - Nothing of it is logged on the box. Of secrets, say C(no_log) and C(diff=false) at the task, as everywhere.
 options:
@@ -83,7 +83,7 @@ changed_paths:
 there:
   description:
     - The paths in C(look) that are there, each with C(since), its own time of change as seconds since 1970, and with
-      C(leads_to), what a link leads to in the end, or an empty text.
+      C(leads_to), the path that a link leads to, or an empty text.
   returned: always
   type: dict
 """
@@ -103,7 +103,7 @@ def kind_of(path: str) -> Optional[str]:
 
 def seen(path: str) -> Dict[str, Any]:
     """Return what is told of a path that is only looked at."""
-    leads_to = os.path.realpath(path) if os.path.islink(path) else ""
+    leads_to = os.path.join(os.path.dirname(path), os.readlink(path)) if os.path.islink(path) else ""
     return {"since": os.lstat(path).st_mtime, "leads_to": leads_to}
 
 
@@ -116,15 +116,16 @@ def problem_of(entry: Dict[str, Any], made: List[str], check_mode: bool) -> str:
     if found not in fits:
         wanted = "nothing" if state == "absent" else WORDS[state]
         return "%s is %s, and glmbox needs %s there. Move it away." % (path, WORDS[found or "other"], wanted)
-    if check_mode or state in ("link", "absent"):
+    if check_mode or state == "absent":
         return ""
+    folder = os.path.dirname(path)
+    if state != "directory" and folder not in made and not os.path.isdir(folder):
+        return "%s cannot be made: there is no folder %s." % (path, folder)
     try:
-        ids_of(entry["owner"], entry["group"])
+        if state != "link":
+            ids_of(entry["owner"], entry["group"])
     except KeyError as error:
         return "%s: %s" % (path, error.args[0])
-    folder = os.path.dirname(path)
-    if state == "file" and folder not in made and not os.path.isdir(folder):
-        return "%s cannot be written: there is no folder %s." % (path, folder)
     return ""
 
 
@@ -268,8 +269,9 @@ def main() -> None:
         supports_check_mode=True,
         no_log=True,  # the texts are no matter for the box's journal
     )
-    entries, made = module.params["files"], []
-    problems = []
+    entries: List[Dict[str, Any]] = module.params["files"]
+    made: List[str] = []
+    problems: List[str] = []
     for one in entries:
         problems.append(problem_of(one, made, module.check_mode))
         made += [one["path"].rstrip("/")] if one["state"] == "directory" else []

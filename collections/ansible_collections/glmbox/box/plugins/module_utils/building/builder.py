@@ -54,13 +54,14 @@ class Builder:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not identity.stands(self.prefix, self.inputs):
                 self._refuse()
-                if not self._from_pack():
+                if not (self._from_other_system() or self._from_pack()):
                     self._from_sources()
                     if self.spec["cache"]:  # what is there under its name was not used, so that nothing proves it
                         packs.drop(self.spec["cache"], self.stem)
             self._point()
             self._lay_links()
             self._clear()
+            self._note_packages()
             self._pack()
 
     def _refuse(self) -> None:
@@ -71,6 +72,28 @@ class Builder:
             )
         if problems:
             raise BuildFailed("\n".join(problems))
+
+    # -- from a disk that survived
+
+    def _from_other_system(self) -> bool:
+        """Prove what another system has built on this disk; return whether it stands on this one."""
+        if read_json(os.path.join(self.prefix, identity.DOUBTED)) != self.inputs:
+            return False
+        packages = read_json(os.path.join(self.prefix, identity.PACKAGES))
+        with self.diary.segment("install the libraries that it needs"):
+            # Killed before these were noted, it needs no more than what it was built with.
+            install_packages(self.spec["packages"] if packages is None else packages, self.spec["work_dir"])
+        self._await_needs()
+        try:
+            with self.diary.segment("proof"):
+                run_step(self._proof(), self._files(), self._variables(), self.log, self.diary)
+        except BuildFailed as error:
+            self.diary.note("%s came with the disk and is not used: %s." % (self.stem, str(error).rstrip(".")))
+            self._begin_prefix(empty=True)
+            self._clear()
+            return False
+        self._finish()
+        return True
 
     # -- from the cache
 
@@ -191,8 +214,9 @@ class Builder:
         os.makedirs(self.prefix, exist_ok=True)
         with open(os.path.join(self.prefix, identity.BEGUN), "w", encoding="ascii"):
             pass
-        with contextlib.suppress(FileNotFoundError):  # first of all: a stamp is believed
-            os.unlink(os.path.join(self.prefix, identity.STAMP))
+        for stamp in (identity.STAMP, identity.DOUBTED):  # first of all: a stamp is believed
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.prefix, stamp))
         for name in set(os.listdir(self.prefix)) - {identity.BEGUN} if empty else ():
             path = os.path.join(self.prefix, name)
             if os.path.isdir(path) and not os.path.islink(path):
@@ -202,8 +226,11 @@ class Builder:
 
     def _finish(self) -> None:
         os.sync()  # after a power cut the stamp would vouch for files that never reached the disk
+        write_json(identity.proof_of(self.spec, self.prefix), {})
         write_json(os.path.join(self.prefix, identity.STAMP), self.inputs)
-        os.unlink(os.path.join(self.prefix, identity.BEGUN))
+        for mark in (identity.BEGUN, identity.DOUBTED):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.prefix, mark))
 
     # -- waiting
 
@@ -262,6 +289,13 @@ class Builder:
         if os.path.isdir(self.work):
             os.rename(self.work, gone)
             shutil.rmtree(gone)
+
+    def _note_packages(self) -> None:
+        """Note which Debian packages it is linked to, for a system that finds it on its disk, and for its pack."""
+        path = os.path.join(self.prefix, identity.PACKAGES)
+        if read_json(path) is None:
+            with contextlib.suppress(OSError):  # a full disk: nothing that this build needs
+                write_json(path, packs.library_packages(self.prefix))
 
     def _pack(self) -> None:
         """Pack it where that is wanted, not done yet, and no trouble: a build without its pack is as good."""

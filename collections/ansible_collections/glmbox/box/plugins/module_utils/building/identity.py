@@ -13,6 +13,10 @@ from ansible_collections.glmbox.box.plugins.module_utils.files import hash_of, r
 from ansible_collections.glmbox.box.plugins.module_utils.machine import compiler, distribution, glibc
 
 STAMP = ".glmbox-stamp.json"
+# The stamp of what another system has proven: it came with the disk.
+DOUBTED = ".glmbox-unproven.json"
+# The Debian packages with the libraries that a build is linked to.
+PACKAGES = ".glmbox-packages.json"
 # Written before anything else into a prefix: what is in a folder with it and without a stamp is ours, and half.
 BEGUN = ".glmbox-begun"
 
@@ -55,6 +59,25 @@ def stem_of(inputs: Dict[str, Any]) -> str:
 def stands(prefix: str, inputs: Dict[str, Any]) -> bool:
     """Tell whether a prefix holds the finished, proven build of these inputs."""
     return bool(read_json(os.path.join(prefix, STAMP)) == inputs)
+
+
+def proof_of(spec: Dict[str, Any], prefix: str) -> str:
+    """Return the file on the system's own disk that tells that a prefix was proven on this very system."""
+    return os.path.join(spec["proven_dir"], os.path.basename(prefix))
+
+
+def is_proven(spec: Dict[str, Any], prefix: str) -> bool:
+    """Tell whether it was this system that proved a prefix: a disk that survived a reset brings the others' stamps."""
+    return os.path.exists(proof_of(spec, prefix))
+
+
+def doubt(prefix: str) -> None:
+    """Take a prefix's stamp from it, but keep what it said: it has to be proven again."""
+    stamp = os.path.join(prefix, STAMP)
+    if os.path.exists(stamp):
+        with open(os.path.join(prefix, BEGUN), "w", encoding="ascii"):
+            pass
+        os.replace(stamp, os.path.join(prefix, DOUBTED))
 
 
 def is_linked(link: str, prefix: str) -> bool:

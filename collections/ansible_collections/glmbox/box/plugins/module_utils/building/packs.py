@@ -15,7 +15,7 @@ import shutil
 import subprocess
 from typing import Any, Dict, List
 
-from ansible_collections.glmbox.box.plugins.module_utils.building.identity import BEGUN, STAMP, stem_of
+from ansible_collections.glmbox.box.plugins.module_utils.building.identity import BEGUN, PACKAGES, STAMP, stem_of
 from ansible_collections.glmbox.box.plugins.module_utils.files import read_json, sha256_of, write_json
 from ansible_collections.glmbox.box.plugins.module_utils.machine import SYSTEM_PATH
 
@@ -110,7 +110,7 @@ def pack(prefix: str, folder: str, inputs: Dict[str, Any], seconds: float) -> Di
             "inputs": inputs,
             "sha256": sha256_of(draft),
             "size": os.path.getsize(draft),
-            "packages": library_packages(prefix),
+            "packages": read_json(os.path.join(prefix, PACKAGES)) or library_packages(prefix),
             "seconds": round(seconds, 1),
         }
         os.replace(draft, target)
