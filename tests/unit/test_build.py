@@ -116,6 +116,20 @@ def test_what_came_with_the_disk_is_proven_and_not_built(spec, monkeypatch):
     assert not {identity.BEGUN, identity.DOUBTED} & set(os.listdir(prefix))
 
 
+def test_what_is_here_begins_in_one_command_and_what_may_be_cached_elsewhere_waits_for_it(spec, jobs_dir):
+    params = {"spec": spec, "jobs_dir": jobs_dir, "manifest": {}, "program": base64.b64encode(program.builder())}
+    spec["cache"] = spec["work_dir"] + "-cache"
+    assert build.begin(params)["begun"] is False
+    assert jobs.status(jobs_dir, "build-hello")["state"] == "absent"
+    prefix = run(spec)
+    assert build.begin(params)["begun"] is False  # it stands
+    shutil.rmtree(spec["cache"])
+    reset(spec)
+    assert build.begin(params)["begun"] is True
+    jobs.wait(jobs_dir, ["build-hello"], 20)
+    assert look(spec)["stands"] and times_made(spec) == 1 and os.path.exists(f"{prefix}/{identity.STAMP}")
+
+
 def test_a_doubted_prefix_does_not_stand_for_who_waits_for_it(spec):
     prefix = run(spec)
     reset(spec)
@@ -745,8 +759,8 @@ def test_a_cache_in_trouble_only_means_that_the_box_builds(tmp_path, monkeypatch
     args = {"name": "hello", "cache_dir": str(tmp_path), "cache_box_dir": "/c", "catalogue": "", "bundle": "", **places}
     inputs = {"name": "hello"}
     looked = {"link": "/opt/glmbox/hello", "prefix": "/opt/glmbox/hello-1-abc", "stem": "hello-1-abc", "inputs": inputs}
-    looked.update(dict.fromkeys(("stands", "built", "packed", "running"), False), problems=[])
-    action = Action(args, {"look": looked, "receive": {"folder": "/c"}, "start": {"notes": []}})
+    looked.update(dict.fromkeys(("stands", "begun"), False), problems=[])
+    action = Action(args, {"begin": looked, "receive": {"folder": "/c"}, "start": {"notes": []}})
     monkeypatch.setattr(action_build.packs_cache.Cache, "get", lambda cache, stem, inputs: ({"sha256": "0"}, ""))
 
     def push(*_):

@@ -45,7 +45,11 @@ class ActionModule(ActionBase):
             spec = self._spec()
         except (CatalogueError, OSError) as error:
             return dict(result, failed=True, msg=str(error))
-        looked = self._on_box("look", spec=spec)
+        packed = base64.b64encode(program.builder()).decode()
+        if self._task.check_mode:
+            looked = self._on_box("look", spec=spec)
+        else:
+            looked = self._on_box("begin", spec=spec, program=packed)
         if looked.get("failed"):
             return dict(result, **looked)
         kept = {
@@ -60,13 +64,14 @@ class ActionModule(ActionBase):
             return dict(result, changed=True, **kept)
         if looked["problems"]:
             return dict(result, failed=True, msg="\n".join(looked["problems"]))
+        if looked["begun"]:
+            self._tell(looked["notes"])
+            return dict(result, changed=True, **kept)
         manifest = {}
-        if spec["cache"] and not (looked["built"] or looked["packed"] or looked["running"]):
-            try:
-                manifest = self._push_pack(spec, looked)
-            except (AnsibleError, OSError) as error:  # a cache is no more than a help
-                self._tell([f"The cached build is not pushed: {str(error).rstrip('.')}. It is built on the box."])
-        packed = base64.b64encode(program.builder()).decode()
+        try:
+            manifest = self._push_pack(spec, looked)
+        except (AnsibleError, OSError) as error:  # a cache is no more than a help
+            self._tell([f"The cached build is not pushed: {str(error).rstrip('.')}. It is built on the box."])
         started = self._on_box("start", spec=spec, program=packed, manifest=manifest)
         if started.get("failed"):
             return dict(result, **started)

@@ -215,10 +215,20 @@ def look(params: Dict[str, Any]) -> Dict[str, Any]:
         found,
         stands=built and linked and not half,
         built=built,
+        brought=not built and identity.came_with_disk(found["prefix"], found["inputs"]),
         running=running,
         packed=bool(packs.usable(spec["cache"], found["stem"], found["inputs"])) if spec["cache"] else False,
         problems=[] if built and linked else identity.problems_of(spec, found["prefix"], found["link"]),
     )
+
+
+def begin(params: Dict[str, Any]) -> Dict[str, Any]:
+    """Return what `look` does, and start the job at once unless a pack from elsewhere would help."""
+    found = look(params)
+    here = found["built"] or found["brought"] or found["packed"] or found["running"] or not params["spec"]["cache"]
+    if found["stands"] or found["problems"] or not here:
+        return dict(found, begun=False)
+    return dict(found, begun=True, notes=start(params)["notes"])
 
 
 def receive(folder: str, login: str) -> str:
@@ -298,7 +308,7 @@ def wait(params: Dict[str, Any]) -> Dict[str, Any]:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "step": {"choices": ["look", "receive", "start", "wait"], "required": True},
+            "step": {"choices": ["look", "begin", "receive", "start", "wait"], "required": True},
             "spec": {"type": "dict", "default": {}},
             "jobs_dir": {"type": "path", "required": True},
             "login": {"type": "str", "default": "root"},
@@ -317,6 +327,9 @@ def main() -> None:
     try:
         if params["step"] == "look":
             module.exit_json(changed=False, **look(params))
+        if params["step"] == "begin":
+            begun = begin(params)
+            module.exit_json(changed=begun["begun"], **begun)
         if params["step"] == "receive":
             module.exit_json(changed=False, folder=receive(params["spec"]["cache"], params["login"]))
         if params["step"] == "start":

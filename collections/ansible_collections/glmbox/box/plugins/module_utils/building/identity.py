@@ -71,6 +71,11 @@ def is_proven(spec: Dict[str, Any], prefix: str) -> bool:
     return os.path.exists(proof_of(spec, prefix))
 
 
+def came_with_disk(prefix: str, inputs: Dict[str, Any]) -> bool:
+    """Tell whether a prefix that this system has not proven holds what another one finished, of the same inputs."""
+    return stands(prefix, inputs) or bool(read_json(os.path.join(prefix, DOUBTED)) == inputs)
+
+
 def doubt(prefix: str) -> None:
     """Take a prefix's stamp from it, but keep what it said: it has to be proven again."""
     stamp = os.path.join(prefix, STAMP)
