@@ -89,6 +89,13 @@ def test_what_stands_is_not_built_again(spec):
     assert not os.path.exists(f"{prefix}/{identity.BEGUN}")
 
 
+@pytest.fixture
+def data_disk(spec, monkeypatch):
+    """Let prefixes stand on another disk than the system's."""
+    system = {"device": 1, "free_mib": 9999}
+    monkeypatch.setattr(identity, "disk_of", lambda path: system if path == spec["proven_dir"] else {"device": 2})
+
+
 def reset(spec) -> None:
     """Empty the system's disk; the one with the prefix stays."""
     shutil.rmtree(spec["proven_dir"])
@@ -102,6 +109,31 @@ def start(spec) -> str:
     return run(spec)
 
 
+def test_on_the_systems_own_disk_a_stamp_needs_no_note(spec):
+    """As on every box that was deployed before there were notes."""
+    prefix = run(spec)
+    reset(spec)
+    assert look(spec)["stands"] and start(spec) == prefix and times_made(spec) == 1
+    assert identity.DOUBTED not in os.listdir(prefix)
+
+
+@pytest.mark.usefixtures("data_disk")
+@pytest.mark.parametrize("proof", ["kill -9 $$", "bash -c 'kill -9 $$'", "exit 1"])
+def test_what_is_killed_or_has_no_room_while_it_is_proven_stays_to_be_proven(spec, monkeypatch, proof, tmp_path):
+    spec["proof"] = f"! [ -e {tmp_path}/trouble ] || {{ {proof}; }}"
+    prefix = run(spec)
+    reset(spec)
+    (tmp_path / "trouble").touch()
+    if proof == "exit 1":
+        monkeypatch.setattr(builder, "full_disk", lambda _: "The disk of /data is full (3 MiB free). ")
+    with pytest.raises(BuildFailed, match="(?s)came with the disk and could not be proven: exit code .* Run again"):
+        start(spec)
+    (tmp_path / "trouble").unlink()
+    assert not look(spec)["stands"]
+    assert start(spec) == prefix and times_made(spec) == 1
+
+
+@pytest.mark.usefixtures("data_disk")
 def test_what_came_with_the_disk_is_proven_and_not_built(spec, monkeypatch):
     prefix = run(spec)
     asked = []
@@ -116,6 +148,7 @@ def test_what_came_with_the_disk_is_proven_and_not_built(spec, monkeypatch):
     assert not {identity.BEGUN, identity.DOUBTED} & set(os.listdir(prefix))
 
 
+@pytest.mark.usefixtures("data_disk")
 def test_what_is_here_begins_in_one_command_and_what_may_be_cached_elsewhere_waits_for_it(spec, jobs_dir):
     params = {"spec": spec, "jobs_dir": jobs_dir, "manifest": {}, "program": base64.b64encode(program.builder())}
     spec["cache"] = spec["work_dir"] + "-cache"
@@ -130,6 +163,7 @@ def test_what_is_here_begins_in_one_command_and_what_may_be_cached_elsewhere_wai
     assert look(spec)["stands"] and times_made(spec) == 1 and os.path.exists(f"{prefix}/{identity.STAMP}")
 
 
+@pytest.mark.usefixtures("data_disk")
 def test_a_doubted_prefix_does_not_stand_for_who_waits_for_it(spec):
     prefix = run(spec)
     reset(spec)
@@ -140,6 +174,7 @@ def test_a_doubted_prefix_does_not_stand_for_who_waits_for_it(spec):
     assert run(spec) == prefix and times_made(spec) == 1
 
 
+@pytest.mark.usefixtures("data_disk")
 def test_what_came_with_the_disk_and_does_not_work_here_is_built_anew(spec):
     prefix = run(spec)
     Path(f"{prefix}/bin/hello").write_text("exit 1\n")
@@ -150,6 +185,7 @@ def test_what_came_with_the_disk_and_does_not_work_here_is_built_anew(spec):
     assert note.startswith("hello-1-") and "came with the disk and is not used" in note
 
 
+@pytest.mark.usefixtures("data_disk")
 def test_what_came_with_the_disk_but_was_never_noted_gets_all_packages(spec, monkeypatch):
     prefix = run(spec)
     os.unlink(f"{prefix}/{identity.PACKAGES}")

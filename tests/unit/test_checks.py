@@ -118,6 +118,14 @@ def test_a_folder_is_our_own(path, part):
     assert bool(problems) == bool(part)
 
 
+@pytest.mark.parametrize("on", ["/data/glmbox", "/data/glmbox/", "/data"])
+def test_a_folder_that_is_removed_whole_holds_none_that_is_kept(on):
+    problems = host.folder_problems({"box_install_on": on, "box_data_dir": "/data/glmbox"})
+    assert f"box_install_on is {on}, and box_data_dir (/data/glmbox) lies in it" in problems[-1]
+    assert host.folder_problems({"box_install_on": "/data/glmbox/opt", "box_data_dir": "/data/glmbox"}) == []
+    assert host.folder_problems({"box_state_dir": "/d/glmbox", "box_data_dir": "/d/glmbox/data"}) == []
+
+
 def test_systemds_units_see_no_home_and_supervisords_programs_do():
     folders = {"box_data_dir": "/root/autodl-tmp/glmbox", "box_log_dir": "/var/log/glmbox"}
     (problem,) = host.hidden_problems(folders, "systemd")

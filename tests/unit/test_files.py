@@ -17,12 +17,19 @@ from ansible_collections.glmbox.box.plugins.modules import files
 OWN = {"owner": pwd.getpwuid(os.getuid()).pw_name, "group": grp.getgrgid(os.getgid()).gr_name}
 
 
-def run(capsys: pytest.CaptureFixture[str], *entries: dict, check: bool = False, look: tuple[str, ...] = ()) -> dict:
+def run(
+    capsys: pytest.CaptureFixture[str],
+    *entries: dict,
+    check: bool = False,
+    diff: bool = True,
+    look: tuple[str, ...] = (),
+) -> dict:
     """Run the module on these entries, as this user, and return what it answers."""
     arguments = {
         "files": [{**OWN, **entry, "path": str(entry["path"])} for entry in entries],
         "look": list(look),
         "_ansible_check_mode": check,
+        "_ansible_diff": diff,
     }
     with patch_module_args(arguments), pytest.raises(SystemExit):
         files.main()
@@ -171,8 +178,19 @@ def test_texts_are_not_logged_on_the_box(tmp_path: Path):
         "import ansible.module_utils.basic as basic\n"
         "basic.has_journal = False\n"
         f"entry = dict(path={str(tmp_path / 'text')!r}, content='quiet', mode='0600', **{OWN!r})\n"
-        "with patch_module_args({'files': [entry]}):\n"
+        "with patch_module_args({'files': [entry], '_ansible_no_log': False, '_ansible_verbosity': 3}):\n"
         "    files.main()\n"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert ran.returncode == 0 and json.loads(ran.stdout)["changed"], ran.stderr
+    assert "quiet" not in ran.stdout
+
+
+def test_without_diff_no_text_is_shown(tmp_path: Path, capsys):
+    did = run(capsys, {"path": tmp_path / "text", "content": "quiet", "mode": "0600"}, diff=False)
+    assert did["changed"] and did["diff"] == [] and "quiet" not in json.dumps(did)
+
+
+def test_a_slash_at_the_end_of_a_folder_is_no_other_folder(tmp_path: Path, capsys):
+    assert run(capsys, folder(f"{tmp_path}/a/b/"))["changed_paths"] == [f"{tmp_path}/a", f"{tmp_path}/a/b"]
+    assert not run(capsys, folder(f"{tmp_path}/a/b/"))["changed"]

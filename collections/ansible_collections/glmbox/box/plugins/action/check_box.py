@@ -171,7 +171,9 @@ class ActionModule(ActionBase):
     def _box(self):
         """Ask the box what it is and what it lacks; return its facts and everything that is in the way."""
         args = self._task.args
-        paths = [need["path"] for need in args["disk_needs"]] + [need["unless"] for need in args["disk_needs"]]
+        paths = [need["path"] for need in args["disk_needs"]] + [
+            path for need in args["disk_needs"] for path in need["unless"]
+        ]
         profiles = load_profiles(args["providers"])
         signs, variables = asked_of_box(profiles)
         units = {path for port in args["ports"] for path in port["unit"]} | set(args["gateway_unit"])
@@ -184,7 +186,7 @@ class ActionModule(ActionBase):
             return None, [f"The box could not tell what it is: {asked.get('msg')} {asked.get('module_stderr', '')}"]
         facts = asked["ansible_facts"]["box"]
         missing_mib, problems = self._artifacts(facts["present"])
-        needs = [need for need in args["disk_needs"] if need["unless"] not in facts["present"]]
+        needs = [need for need in args["disk_needs"] if not set(need["unless"]) & set(facts["present"])]
         needs.append({"path": args["dest"], "mib": missing_mib, "what": "artifacts"})
         tags = set(self._vars.get("ansible_run_tags", ["all"]))
         wish = {

@@ -131,6 +131,10 @@ def version_of(text: str) -> tuple:
     return tuple(int(part) for part in text.split(".") if part.isdigit())
 
 
+# What remove_box deletes with all that is in them.
+REMOVED_WHOLE = {"box_install_dir", "box_install_on", "box_config_dir", "box_log_dir"}
+
+
 def folder_problems(folders: dict) -> list[str]:
     """Return a sentence for each folder that cannot be glmbox's own. folders: variable to path.
 
@@ -145,6 +149,13 @@ def folder_problems(folders: dict) -> list[str]:
             problems.append(
                 f"{name} is {path}; it has to lie in a folder named glmbox, such as {path.rstrip('/')}/glmbox."
             )
+    for name in REMOVED_WHOLE & set(folders):
+        for kept in {"box_data_dir", "box_state_dir"} & set(folders):
+            inside = PurePosixPath(folders[kept])
+            if PurePosixPath(folders[name]) in (inside, *inside.parents):
+                problems.append(
+                    f"{name} is {folders[name]}, and {kept} ({inside}) lies in it; remove_box would delete both."
+                )
     return problems
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
@@ -111,7 +110,7 @@ def main() -> None:
     module.exit_json(
         changed=False,
         **look(params, module.check_mode),
-        apart=disk_of(params["box_dir"])["device"] != disk_of(os.path.dirname(params["install_dir"]))["device"],
+        apart=disk_of(params["box_dir"])["device"] != disk_of(params["install_dir"])["device"],
     )
 
 

@@ -36,7 +36,7 @@ options:
     type: path
     required: true
   disk_needs:
-    description: What will be written, as C(path), C(mib), C(what), and C(unless), whose presence means that it stands.
+    description: What will be written, as C(path), C(mib), C(what), and C(unless), each of which means that it stands.
     type: list
     elements: dict
     required: true
@@ -130,7 +130,7 @@ EXAMPLES = r"""
     catalogue: artifacts
     bundle: bundle
     dest: /var/lib/glmbox/data/artifacts
-    disk_needs: [{path: /opt/glmbox, mib: 700, what: Python, unless: /opt/glmbox/python}]
+    disk_needs: [{path: /opt/glmbox, mib: 700, what: Python, unless: [/opt/glmbox/python]}]
     folders: {box_install_dir: /opt/glmbox}
     ports: [{name: gateway_port, port: 3389, unit: [/etc/systemd/system/glmbox-gateway.service]}]
     lock: py310-cu118

@@ -18,7 +18,7 @@ description:
   - Does what C(copy) with C(content), C(template) and C(file) do, with one command over SSH where they take up to
     five for each file. Files are replaced whole, on disk before they get their name.
   - What cannot be done is said of all entries in one message, before the first is touched.
-  - Nothing of it is logged on the box. Of secrets, say C(no_log) and C(diff=false) at the task, as everywhere.
+  - Nothing of it is logged on the box, and texts are shown in a diff alone. Say C(no_log) at a task with secrets.
 options:
   files:
     description: What has to be, in this order; a file may lie in a folder that comes before it.
@@ -249,6 +249,13 @@ class Files:
             os.unlink(entry["path"])
 
 
+class QuietModule(AnsibleModule):
+    """A module that does not log its arguments: the texts are no matter for the box's journal."""
+
+    def _log_invocation(self) -> None:
+        """Log nothing; the option no_log of a module's own is overwritten by the task's."""
+
+
 def main() -> None:
     entry = {
         "path": {"type": "path", "required": True},
@@ -261,20 +268,23 @@ def main() -> None:
         "validate": {"type": "str"},
     }
     needs = [("state", "file", ["content", "mode"]), ("state", "directory", ["mode"]), ("state", "link", ["target"])]
-    module = AnsibleModule(
+    module = QuietModule(
         argument_spec={
             "files": {"type": "list", "elements": "dict", "default": [], "options": entry, "required_if": needs},
             "look": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
-        no_log=True,  # the texts are no matter for the box's journal
     )
     entries: List[Dict[str, Any]] = module.params["files"]
+    # What is shown of them with -vvv is the diff's to show.
+    module.params["files"] = [dict(one, content="(not shown)") for one in entries]
+    for one in entries:
+        one["path"] = os.path.normpath(one["path"])
     made: List[str] = []
     problems: List[str] = []
     for one in entries:
         problems.append(problem_of(one, made, module.check_mode))
-        made += [one["path"].rstrip("/")] if one["state"] == "directory" else []
+        made += [one["path"]] if one["state"] == "directory" else []
     if any(problems):
         module.fail_json(msg="\n".join(filter(None, problems)))
     files = Files(module)
@@ -289,7 +299,7 @@ def main() -> None:
         changed=bool(files.changed),
         changed_paths=files.changed,
         there={path: seen(path) for path in module.params["look"] if os.path.lexists(path)},
-        diff=files.diff,
+        diff=files.diff if module._diff else [],
     )
 
 

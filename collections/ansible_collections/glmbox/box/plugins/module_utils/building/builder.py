@@ -20,6 +20,7 @@ from ansible_collections.glmbox.box.plugins.module_utils.building import identit
 from ansible_collections.glmbox.box.plugins.module_utils.building.steps import (
     BuildFailed,
     Diary,
+    StepKilled,
     environment_of,
     full_disk,
     install_packages,
@@ -88,6 +89,11 @@ class Builder:
             with self.diary.segment("proof"):
                 run_step(self._proof(), self._files(), self._variables(), self.log, self.diary)
         except BuildFailed as error:
+            full = full_disk([self.work, self.prefix])
+            if full or isinstance(error, StepKilled):  # no fault of what came with the disk
+                raise BuildFailed(
+                    "%s came with the disk and could not be proven: %s. %sRun again." % (self.stem, error, full)
+                ) from error
             self.diary.note("%s came with the disk and is not used: %s." % (self.stem, str(error).rstrip(".")))
             self._begin_prefix(empty=True)
             self._clear()

@@ -9,7 +9,7 @@ import os
 import platform
 from typing import Any, Dict, List
 
-from ansible_collections.glmbox.box.plugins.module_utils.files import hash_of, read_json
+from ansible_collections.glmbox.box.plugins.module_utils.files import disk_of, hash_of, read_json
 from ansible_collections.glmbox.box.plugins.module_utils.machine import compiler, distribution, glibc
 
 STAMP = ".glmbox-stamp.json"
@@ -67,8 +67,12 @@ def proof_of(spec: Dict[str, Any], prefix: str) -> str:
 
 
 def is_proven(spec: Dict[str, Any], prefix: str) -> bool:
-    """Tell whether it was this system that proved a prefix: a disk that survived a reset brings the others' stamps."""
-    return os.path.exists(proof_of(spec, prefix))
+    """Tell whether it was this system that proved a prefix: a disk that survived a reset brings another one's stamps.
+
+    What stands on the system's own disk cannot come from elsewhere.
+    """
+    own = disk_of(prefix)["device"] == disk_of(spec["proven_dir"])["device"]
+    return own or os.path.exists(proof_of(spec, prefix))
 
 
 def came_with_disk(prefix: str, inputs: Dict[str, Any]) -> bool:

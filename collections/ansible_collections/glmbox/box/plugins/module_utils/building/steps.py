@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
@@ -29,8 +30,16 @@ PASSED = ("HOME", "LANG", "TMPDIR", "HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "A
 PASSED_BEGINNINGS = ("LC_", "PIP_")
 
 
+# What a process, or bash for one of its own, returns that SIGKILL or SIGTERM has ended.
+KILLED = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
+
+
 class BuildFailed(Exception):
     """A build that did not work, in sentences that end with what to do next."""
+
+
+class StepKilled(BuildFailed):
+    """A step that was killed, by somebody or for want of memory: it tells nothing of the build."""
 
 
 def processes(wished: int, job_mib: int) -> int:
@@ -235,7 +244,10 @@ def run_step(step: Dict[str, Any], folder: str, variables: Dict[str, str], log: 
         with open(log, "rb") as output:
             output.seek(max(0, os.path.getsize(log) - 3000))
             last = output.read().decode(errors="replace").splitlines()[-15:]
-        raise BuildFailed("exit code %d; the log's last lines:\n  %s" % (process.returncode, "\n  ".join(last)))
+        killed = process.returncode in KILLED
+        raise (StepKilled if killed else BuildFailed)(
+            "exit code %d; the log's last lines:\n  %s" % (process.returncode, "\n  ".join(last))
+        )
 
 
 def _numbers(script: str, folder: str, variables: Dict[str, str]) -> List[int]:
