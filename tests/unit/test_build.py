@@ -161,6 +161,7 @@ def test_what_is_here_begins_in_one_command_and_what_may_be_cached_elsewhere_wai
     assert build.begin(params)["begun"] is True
     jobs.wait(jobs_dir, ["build-hello"], 20)
     assert look(spec)["stands"] and times_made(spec) == 1 and os.path.exists(f"{prefix}/{identity.STAMP}")
+    assert not os.path.exists(spec["cache"])  # nor is it packed once more
 
 
 @pytest.mark.usefixtures("data_disk")

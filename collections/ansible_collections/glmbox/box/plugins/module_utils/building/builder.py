@@ -53,9 +53,11 @@ class Builder:
             os.makedirs(folder, exist_ok=True)
         with open(os.path.join(self.spec["work_dir"], self.spec["name"] + ".lock"), "w", encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            brought = False
             if not identity.stands(self.prefix, self.inputs):
                 self._refuse()
-                if not (self._from_other_system() or self._from_pack()):
+                brought = self._from_other_system()
+                if not (brought or self._from_pack()):
                     self._from_sources()
                     if self.spec["cache"]:  # what is there under its name was not used, so that nothing proves it
                         packs.drop(self.spec["cache"], self.stem)
@@ -63,7 +65,8 @@ class Builder:
             self._lay_links()
             self._clear()
             self._note_packages()
-            self._pack()
+            if not brought:  # else whoever built it has packed it, and a pack beside it goes when the controller has it
+                self._pack()
 
     def _refuse(self) -> None:
         problems = identity.problems_of(self.spec, self.prefix, self.link)
