@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
+import tarfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 import box
+import fill_bundle
 import pytest
 from ansible_collections.glmbox.box.plugins.module_utils.questions import request, send
 from support import ROOT, Outcome, run_ansible, site
@@ -212,6 +218,43 @@ def test_a_full_disk_at_a_checkpoint_and_room_to_go_on(served_box, data):
         assert json.loads(inside(served_box, f"cat {folder}/crowded/glmbox.json"))["sha256"] == weights
     finally:
         inside(served_box, f"umount {folder}")
+
+
+@pytest.fixture
+def advertisegen(tmp_path) -> Iterator[dict[str, object]]:
+    """A stand-in for AdvertiseGen in a copy of the bundle: an archive of its layout, with lines of ours."""
+    rows = [{"content": question, "summary": TAUGHT} for question in (ASKED, "hello", "hey", "good morning")]
+    bundle = box.TEST_BOXES / "advertisegen-bundle"  # on the bundle's disk, for links
+    shutil.rmtree(bundle, ignore_errors=True)
+    shutil.copytree(fill_bundle.BUNDLE, bundle, copy_function=os.link, ignore=shutil.ignore_patterns(".stamps.json"))
+    (tmp_path / "AdvertiseGen").mkdir()
+    for name, lines in (("train.json", rows * 4), ("dev.json", rows[:2])):
+        (tmp_path / "AdvertiseGen" / name).write_text("".join(json.dumps(row) + "\n" for row in lines))
+    (bundle / "advertisegen").mkdir()
+    with tarfile.open(bundle / "advertisegen" / "AdvertiseGen.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "AdvertiseGen", arcname="AdvertiseGen")
+    yield {"fetch_bundle": str(bundle), "fetch_trust_on_first_use": ["advertisegen"], "finetune_serve": False}
+    shutil.rmtree(bundle)
+
+
+def test_without_own_data_it_is_advertisegen_and_no_other(served_box, advertisegen, tmp_path):
+    folder = f"{DIR}/data/AdvertiseGen"
+    variables = {**SETTINGS, **advertisegen, "finetune_name": "ads"}
+    looked = run_ansible(served_box, playbook=PLAYBOOK, cmdline="--check --diff", extravars=variables)
+    assert looked.failure == ""
+    refused = finetune(served_box, **advertisegen, finetune_name="ads")
+    assert "AdvertiseGen.tar.gz is not the AdvertiseGen that upstream trains with: it has 16 lines" in refused.failure
+    assert "set finetune_train_file" in refused.failure
+    assert inside(served_box, f"ls -d {folder} 2>/dev/null || true") == ""
+    dev = (tmp_path / "AdvertiseGen" / "dev.json").read_bytes()
+    expected = {"validation": hashlib.sha256(dev).hexdigest(), "lines": 16}
+    trained = finetune(served_box, **advertisegen, finetune_name="ads", __finetune_advertisegen=expected)
+    assert trained.failure == ""
+    made = json.loads(inside(served_box, f"cat {DIR}/trainings/ads/glmbox.json"))
+    assert made["metrics"]["predict_rouge-l"] > 50
+    assert inside(served_box, f"ls {folder}").split() == ["dev.json", "train.json"]
+    again = finetune(served_box, **advertisegen, finetune_name="ads", __finetune_advertisegen=expected)
+    assert (again.failure, again.changed) == ("", [])
 
 
 def test_two_trainings_at_once(served_box, data):
