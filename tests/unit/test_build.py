@@ -604,11 +604,29 @@ def test_what_a_kill_inside_apt_left_is_configured_before_the_next_try(tmp_path,
     broken = tmp_path / "broken"
     broken.touch()
     stub(tmp_path, "apt-get", f"! [ -e {broken} ] || {{ echo 'E: dpkg was interrupted' >&2; exit 100; }}")
-    folder = stub(tmp_path, "dpkg", f'[ "$*" = "--configure -a" ] && [ "$DEBIAN_FRONTEND" ] && rm {broken}')
+    folder = stub(
+        tmp_path, "dpkg", f'[ "$*" = "--force-confold --configure -a" ] && [ "$DEBIAN_FRONTEND" ] && rm {broken}'
+    )
     monkeypatch.setattr(steps, "SYSTEM_PATH", f"{folder}:{steps.SYSTEM_PATH}")
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     assert steps.install_packages(["no-such-package"], str(tmp_path)) == ["no-such-package"]
     assert not broken.exists()
+
+
+def test_what_dpkg_complains_of_is_told(tmp_path, monkeypatch):
+    words = "Unpacking x ...\\ndpkg: error processing archive x.deb (--unpack):\\n trying to overwrite /y\\nDone"
+    folder = stub(
+        tmp_path, "apt-get", f"printf '{words}\\n'; echo 'E: Sub-process returned an error code (1)' >&2; exit 100"
+    )
+    stub(tmp_path, "dpkg", "exit 1")
+    monkeypatch.setattr(steps, "SYSTEM_PATH", f"{folder}:{steps.SYSTEM_PATH}")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with pytest.raises(BuildFailed) as failed:
+        steps.install_packages(["no-such-package"], str(tmp_path))
+    assert (
+        "apt cannot install no-such-package: dpkg: error processing archive x.deb (--unpack): trying to overwrite /y "
+        "E: Sub-process returned an error code (1)\nMend that on the box"
+    ) in str(failed.value)
 
 
 def test_a_hold_waits_for_whoever_has_dpkgs_lock(tmp_path):

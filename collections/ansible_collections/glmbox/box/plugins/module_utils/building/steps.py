@@ -129,7 +129,8 @@ def install_packages(packages: List[str], work_dir: str) -> List[str]:
     if not missing:
         return []
     environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive", NEEDRESTART_MODE="l", PATH=SYSTEM_PATH)
-    options = ["-qq", "-o", "DPkg::Lock::Timeout=%d" % LOCK_SECONDS]
+    # A package that was half installed has its settings on the disk already, and dpkg would ask which ones to take.
+    options = ["-qq", "-o", "DPkg::Lock::Timeout=%d" % LOCK_SECONDS, "-o", "DPkg::Options::=--force-confold"]
     install = ["apt-get", *options, "install", "--yes", "--no-install-recommends", *missing]
     said = ""
     # apt's lists have a lock that nobody waits for, so our own builds take turns.
@@ -139,19 +140,29 @@ def install_packages(packages: List[str], work_dir: str) -> List[str]:
             if attempt:
                 time.sleep(5 * attempt)
                 # Where a job was killed inside apt, apt refuses everything until this was run.
-                for mend in (["dpkg", "--configure", "-a"], ["apt-get", *options, "update"]):
+                for mend in (
+                    ["dpkg", "--force-confold", "--configure", "-a"],
+                    ["apt-get", *options, "update"],
+                    ["apt-get", *options, "--yes", "--no-remove", "--fix-broken", "install"],
+                ):
                     subprocess.run(mend, env=environment, stdin=subprocess.DEVNULL, check=False)
             ended = subprocess.run(
                 install, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
             )
-            said = (ended.stderr or ended.stdout).strip()
+            said = (ended.stdout + ended.stderr).strip()
             print(said, flush=True)
             if not ended.returncode:
                 return missing
     raise BuildFailed(
         "apt cannot install %s: %s\nMend that on the box, its apt sources most likely, and run again."
-        % (", ".join(missing), " ".join(said.splitlines()[-3:]))
+        % (", ".join(missing), " ".join(_complaints(said)))
     )
+
+
+def _complaints(said: str) -> List[str]:
+    """Return the lines in which apt and dpkg say what is wrong; where none looks so, the last ones."""
+    lines = said.splitlines()
+    return [line.strip() for line in lines if line.startswith(("E: ", "dpkg: error", " "))][-6:] or lines[-3:]
 
 
 def missing_packages(packages: List[str]) -> List[str]:
