@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -400,6 +401,14 @@ def test_a_result_of_another_kind_has_no_segments(state, written):
 )
 def test_which_tasks_only_wait(action, args, waits):
     assert callback.is_wait(action, args) == waits
+
+
+def test_a_box_that_goes_away_is_told_with_the_next_step():
+    one, shown = callback.CallbackModule(), []
+    one._display = SimpleNamespace(warning=shown.append)
+    one.v2_runner_on_unreachable(SimpleNamespace(host=SimpleNamespace(get_name=lambda: "box-1")))
+    (text,) = shown
+    assert text.startswith("box-1 does not answer any more: ") and "run the same command again" in text
 
 
 def test_old_runs_go_and_nothing_else(tmp_path):

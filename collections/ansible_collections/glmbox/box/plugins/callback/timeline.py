@@ -23,9 +23,15 @@ description:
   - Where a task C(glmbox.box.timeline) told of jobs that ran during this run, prints what ran when on the controller
     and on the box, what was waited for and the longest branch, and writes it as C(timeline.txt), C(timeline.svg) and
     C(timeline.json) into a folder of this run. The latest 20 such folders are kept.
+  - Where a box goes away in the middle of a run, says what that means.
 """
 
 KEPT_FOLDERS = 20
+# check_box has reached it, or there would be another sentence.
+GONE = (
+    "{host} does not answer any more: it restarts, was stopped, or the link is gone. Builds and downloads go on without "
+    "the link. Once ssh reaches the box, run the same command again: it goes on with what is not done."
+)
 FOLDER_FORM = "%Y-%m-%d_%H-%M-%S"
 # The plays whose time counts: while a box is prepared it can be rented without its card.
 STAGES = {"Prepare the box": "prepare", "Activate the box": "activate"}
@@ -103,6 +109,9 @@ class CallbackModule(CallbackBase):
             self._cards[result.host.get_name()] = len(box.get("gpus") or [])
         if result.task.action == "glmbox.box.timeline" and "jobs" in result.result:
             self._told[result.host.get_name()] = dict(result.result)
+
+    def v2_runner_on_unreachable(self, result):
+        self._display.warning(GONE.format(host=result.host.get_name()))
 
     def v2_runner_on_failed(self, result, ignore_errors=False):
         if is_wait(result.task.action, result.task_fields.get("args", {})):
