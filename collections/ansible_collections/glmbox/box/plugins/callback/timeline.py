@@ -29,8 +29,8 @@ description:
 KEPT_FOLDERS = 20
 # check_box has reached it, or there would be another sentence.
 GONE = (
-    "{host} does not answer any more: it restarts, was stopped, or the link is gone. Builds and downloads go on without "
-    "the link. Once ssh reaches the box, run the same command again: it goes on with what is not done."
+    "{host} does not answer any more: it restarts, was stopped, or the link is gone. Builds and downloads go on "
+    "without the link. Once ssh reaches the box, run the same command again: it goes on with what is not done."
 )
 FOLDER_FORM = "%Y-%m-%d_%H-%M-%S"
 # The plays whose time counts: while a box is prepared it can be rented without its card.
