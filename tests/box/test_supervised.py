@@ -163,6 +163,11 @@ def test_a_killed_supervisord_is_started_by_hand_and_takes_its_services_back(ren
     inside("kill", "-9", main)
     assert ctl("status").returncode == 1
     assert ctl("start").returncode == 0
+    # The old one answers until the new one's launcher has ended it.
+    patience = time.monotonic() + BACK_SECONDS
+    while host in pids(DEMOS):
+        assert time.monotonic() < patience, ctl("status").stdout
+        time.sleep(0.2)
     until_ready()
     (again,) = pids(DEMOS)
     assert again != host
