@@ -45,16 +45,13 @@ def test_all_is_made_in_order_and_then_left_alone(tmp_path: Path, capsys):
         folder(tmp_path / "a" / "b"),
         {"path": tmp_path / "a" / "b" / "text", "content": "你好\n", "mode": "0640"},
         {"path": tmp_path / "link", "state": "link", "target": str(tmp_path / "nowhere")},
-        {"path": tmp_path / "gone", "state": "absent"},
     )
-    (tmp_path / "gone").write_text("old")
     did = run(capsys, *entries, look=("/nothing", str(tmp_path), str(tmp_path / "link")))
-    assert did["changed"] and len(did["changed_paths"]) == 5
+    assert did["changed"] and len(did["changed_paths"]) == 4
     assert (tmp_path / "a/b/text").read_text() == "你好\n"
     assert (tmp_path / "a/b/text").stat().st_mode & 0o7777 == 0o640
     assert (tmp_path / "a").stat().st_mode & 0o7777 == (tmp_path / "a/b").stat().st_mode & 0o7777 == 0o750
     assert os.readlink(tmp_path / "link") == str(tmp_path / "nowhere")
-    assert not (tmp_path / "gone").exists()
     assert {path: seen["leads_to"] for path, seen in did["there"].items()} == {
         str(tmp_path): "",
         str(tmp_path / "link"): str(tmp_path / "nowhere"),
@@ -123,7 +120,7 @@ def test_all_that_is_in_the_way_is_said_at_once_and_nothing_is_touched(tmp_path:
         {"path": tmp_path / "first", "content": "x", "mode": "0600"},
         {"path": tmp_path / "folder", "content": "x", "mode": "0600"},
         {"path": tmp_path / "text", "state": "link", "target": "x"},
-        {"path": tmp_path / "pipe", "state": "absent"},
+        {"path": tmp_path / "pipe", "content": "x", "mode": "0600"},
         folder(tmp_path / "text"),
         {"path": tmp_path / "none" / "x", "content": "x", "mode": "0600"},
         {"path": tmp_path / "x", "content": "x", "mode": "0600", "owner": "no-such-user"},
@@ -132,7 +129,7 @@ def test_all_that_is_in_the_way_is_said_at_once_and_nothing_is_touched(tmp_path:
     assert said["failed"] and said["msg"].splitlines() == [
         f"{tmp_path}/folder is a folder, and glmbox needs a file there. Move it away.",
         f"{tmp_path}/text is a file, and glmbox needs a link there. Move it away.",
-        f"{tmp_path}/pipe is neither a file, a folder nor a link, and glmbox needs nothing there. Move it away.",
+        f"{tmp_path}/pipe is neither a file, a folder nor a link, and glmbox needs a file there. Move it away.",
         f"{tmp_path}/text is a file, and glmbox needs a folder there. Move it away.",
         f"{tmp_path}/none/x cannot be made: there is no folder {tmp_path}/none.",
         f"{tmp_path}/x: There is no user no-such-user.",
@@ -163,7 +160,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, capsys, monkeypatch: py
 
 
 def test_a_link_that_a_killed_run_left_half_is_no_hindrance(tmp_path: Path, capsys):
-    (tmp_path / "link.draft").symlink_to("x")
+    (tmp_path / "link.glmbox-new").symlink_to("x")
     assert run(capsys, {"path": tmp_path / "link", "state": "link", "target": "there"})["changed"]
     assert [one.name for one in tmp_path.iterdir()] == ["link"]
 

@@ -73,6 +73,16 @@ def write_bytes(path: str, content: bytes, mode: int = 0o644, finish: Optional[C
         raise
 
 
+def write_link(path: str, target: str) -> None:
+    """Let a link lead to a target by a rename, so that it is never missing."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    draft = path + ".glmbox-new"
+    if os.path.lexists(draft):  # of a run that was killed
+        os.unlink(draft)
+    os.symlink(target, draft)
+    os.replace(draft, path)
+
+
 def ids_of(owner: str, group: str) -> Tuple[int, int]:
     """Return the numbers of a user and a group. Raises KeyError, with a sentence, where the machine has none such."""
     try:

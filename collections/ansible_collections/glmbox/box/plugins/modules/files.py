@@ -9,7 +9,7 @@ import stat
 from typing import Any, Dict, List, Optional, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.glmbox.box.plugins.module_utils.files import ids_of, write_bytes
+from ansible_collections.glmbox.box.plugins.module_utils.files import ids_of, write_bytes, write_link
 
 DOCUMENTATION = r"""
 module: files
@@ -35,7 +35,7 @@ options:
           - What is there. A folder is made with those above it. A link may lead nowhere yet.
           - Where something else is, it is left, and the task fails; a link to a file is replaced by the file.
         type: str
-        choices: [file, directory, link, absent]
+        choices: [file, directory, link]
         default: file
       content:
         description: The whole text of a file.
@@ -112,11 +112,9 @@ def problem_of(entry: Dict[str, Any], made: List[str], check_mode: bool) -> str:
     path, state, found = entry["path"], entry["state"], kind_of(entry["path"])
     if state == "directory" and found == "link" and os.path.isdir(path):
         return ""
-    fits = {"file": (None, "file", "link"), "absent": (None, "file", "link")}.get(state, (None, state))
-    if found not in fits:
-        wanted = "nothing" if state == "absent" else WORDS[state]
-        return "%s is %s, and glmbox needs %s there. Move it away." % (path, WORDS[found or "other"], wanted)
-    if check_mode or state == "absent":
+    if found not in (None, state) and (state, found) != ("file", "link"):
+        return "%s is %s, and glmbox needs %s there. Move it away." % (path, WORDS[found or "other"], WORDS[state])
+    if check_mode:
         return ""
     folder = os.path.dirname(path)
     if state != "directory" and folder not in made and not os.path.isdir(folder):
@@ -234,19 +232,7 @@ class Files:
             return
         self.note(path, before and before + "\n", entry["target"] + "\n")
         if self.act:
-            draft = path + ".draft"
-            if os.path.lexists(draft):  # of a run that was killed
-                os.unlink(draft)
-            os.symlink(entry["target"], draft)
-            os.replace(draft, path)
-
-    def absent(self, entry: Dict[str, Any]) -> None:
-        """Remove a file or a link."""
-        if kind_of(entry["path"]) is None:
-            return
-        self.note(entry["path"], "there\n", "")
-        if self.act:
-            os.unlink(entry["path"])
+            write_link(path, entry["target"])
 
 
 class QuietModule(AnsibleModule):
@@ -259,7 +245,7 @@ class QuietModule(AnsibleModule):
 def main() -> None:
     entry = {
         "path": {"type": "path", "required": True},
-        "state": {"type": "str", "choices": ["file", "directory", "link", "absent"], "default": "file"},
+        "state": {"type": "str", "choices": ["file", "directory", "link"], "default": "file"},
         "content": {"type": "str"},
         "target": {"type": "str"},
         "owner": {"type": "str", "default": "root"},

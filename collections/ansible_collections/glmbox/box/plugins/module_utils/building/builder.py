@@ -27,7 +27,13 @@ from ansible_collections.glmbox.box.plugins.module_utils.building.steps import (
     run_step,
     unpack_source,
 )
-from ansible_collections.glmbox.box.plugins.module_utils.files import disk_of, read_json, sha256_of, write_json
+from ansible_collections.glmbox.box.plugins.module_utils.files import (
+    disk_of,
+    read_json,
+    sha256_of,
+    write_json,
+    write_link,
+)
 
 POLL_SECONDS = 0.2
 # A run that failed leaves its jobs waiting for the next one, which may bring what they wait for; not for ever.
@@ -278,11 +284,11 @@ class Builder:
             raise BuildFailed(
                 "%s is not a link, so it is not glmbox's to replace. Move it away and run again." % self.link
             )
-        _link(self.link, self.stem)
+        write_link(self.link, self.stem)
 
     def _lay_links(self) -> None:
         for path, target in identity.links_to_lay(self.spec["links"], self.link):
-            _link(path, target)
+            write_link(path, target)
 
     def _drop_stale(self) -> None:
         """Remove what earlier builds of this name, with other inputs, left half done."""
@@ -330,16 +336,6 @@ class Builder:
                 packs.pack(self.prefix, folder, self.inputs, self.diary.work_seconds())
         except (packs.PackError, OSError) as error:
             self.diary.note("%s is not packed for the cache: %s." % (self.stem, str(error).rstrip(".")))
-
-
-def _link(path: str, target: str) -> None:
-    """Make a link lead to a target, in one step."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    draft = path + ".glmbox-new"
-    if os.path.lexists(draft):
-        os.unlink(draft)
-    os.symlink(target, draft)
-    os.replace(draft, path)
 
 
 def _mib_below(folder: str) -> int:
