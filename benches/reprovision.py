@@ -40,7 +40,7 @@ def timed(inventory: Path, *options: str, **variables: Any) -> tuple[float, Outc
 
 def loading_seconds(ended: Outcome) -> float:
     """Return how long a run waited for the model: `wait_ready` of the demo host says it."""
-    return float(ended.result("Wait until the first answer was generated")["seconds"])
+    return float(ended.result("Wait until the first answer was generated")["ready_after"]["glmbox-demos.service"])
 
 
 def answered(seconds: float, ended: Outcome) -> float:

@@ -99,3 +99,23 @@ def test_who_listens_is_named():
         (found,) = [one for one in box_facts.listeners() if one["port"] == port]
     assert found["address"] == "127.0.0.1"
     assert found["program"].endswith(f"(process {os.getpid()})")
+
+
+DPKG = """#!/bin/sh
+printf 'installed zstd\\nhalf-configured nginx\\nconfig-files aria2\\ninstalled acl\\ninstalled acl\\n'
+"""
+
+
+def test_packages_are_those_that_are_installed_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert box_facts.packages() == []
+    (tmp_path / "dpkg-query").write_text(DPKG)
+    (tmp_path / "dpkg-query").chmod(0o755)
+    assert box_facts.packages() == ["acl", "zstd"]
+
+
+def test_commands_are_glmboxs_own(tmp_path):
+    for name in ("glmbox-lease", "glmboxctl", "htop"):
+        (tmp_path / name).touch()
+    assert box_facts.commands(str(tmp_path)) == ["glmbox-lease", "glmboxctl"]
+    assert box_facts.commands(str(tmp_path / "none")) == []

@@ -367,3 +367,12 @@ def test_who_holds_a_port_is_named_and_the_providers_other_port_too():
         "Port 6006 is taken by something else on the box: tensorboard (process 71). Stop it, or set gateway_port to "
         "another port that is mapped (6008)."
     )
+
+
+def test_activate_alone_needs_a_prepared_box():
+    prepared = ["/opt/glmbox/venv", "/usr/sbin/nginx"]
+    (problem,) = host.unprepared_problems({"activate"}, prepared, ["/opt/glmbox/venv"])
+    assert "has no /usr/sbin/nginx. Run site.yml with --tags prepare" in problem
+    assert host.unprepared_problems({"activate"}, prepared, prepared) == []
+    for tags in ({"all"}, {"prepare"}, {"prepare", "activate"}, {"gateway"}):
+        assert host.unprepared_problems(tags, prepared, []) == []

@@ -63,6 +63,28 @@ def test_all_is_made_in_order_and_then_left_alone(tmp_path: Path, capsys):
     assert (tmp_path / "a/b/text").stat().st_ino == inode
 
 
+def test_what_there_is_of_a_pattern_is_told(tmp_path: Path, capsys):
+    for name in ("demos-a", "demos-b", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "demos-b" / ".ready").touch()
+    told = run(capsys, folder(tmp_path / "demos-c"), look=(f"{tmp_path}/demos-*", f"{tmp_path}/demos-*/.ready"))
+    assert sorted(told["there"]) == [
+        f"{tmp_path}/{name}" for name in ("demos-a", "demos-b", "demos-b/.ready", "demos-c")
+    ]
+
+
+def test_a_secret_text_is_in_no_diff_and_in_no_answer(tmp_path: Path, capsys):
+    entry = {"path": tmp_path / "token", "content": "s3cret-new\n", "mode": "0640", "secret": True}
+    (tmp_path / "token").write_text("s3cret-old\n")
+    told = run(capsys, entry, {"path": tmp_path / "open", "content": "for all\n", "mode": "0644"})
+    assert "s3cret" not in json.dumps(told)
+    assert (tmp_path / "token").read_text() == "s3cret-new\n"
+    # The next one's diff is whole, and the secret one is told to change.
+    assert told["diff"][0]["before"] != told["diff"][0]["after"]
+    assert told["diff"][1]["after"] == "for all\n"
+    assert run(capsys, entry)["diff"] == []
+
+
 def test_check_mode_tells_the_same_and_does_nothing(tmp_path: Path, capsys):
     (tmp_path / "old").write_text("one\n")
     (tmp_path / "link").symlink_to("somewhere")

@@ -31,6 +31,7 @@ from ansible_collections.glmbox.box.plugins.module_utils.host import (
     interpreter_problem,
     python_problem,
     shell_note,
+    unprepared_problems,
     unreachable,
 )
 from ansible_collections.glmbox.box.plugins.module_utils.inputs import (
@@ -64,7 +65,7 @@ class ActionModule(ActionBase):
     _VALID_ARGS = frozenset(
         (
             "roles_dir", "roles", "names", "catalogue", "bundle", "dest",
-            "folders", "disk_needs", "ports", "gateway_unit", "token_file", "model", "device", "precision",
+            "folders", "disk_needs", "ports", "prepared", "gateway_unit", "token_file", "model", "device", "precision",
             "lock", "torch", "python", "spared", "ca_bundle", "extra_mirrors", "forbidden_hosts", "trust_on_first_use",
             "trusted_hashes", "provider", "providers",
         )
@@ -179,7 +180,10 @@ class ActionModule(ActionBase):
         units = {path for port in args["ports"] for path in port["unit"]} | set(args["gateway_unit"])
         asked = self._execute_module(
             "glmbox.box.box_facts",
-            {"paths": [*paths, args["dest"], *units, *args["spared"].values(), *signs], "variables": variables},
+            {
+                "paths": [*paths, args["dest"], *units, *args["spared"].values(), *args["prepared"], *signs],
+                "variables": variables,
+            },
             task_vars=self._vars,
         )
         if asked.get("failed"):
@@ -199,6 +203,7 @@ class ActionModule(ActionBase):
             "precision": args["precision"],
             "torch": args["torch"],
         }
+        problems += unprepared_problems(tags, args["prepared"], facts["present"])
         problems += host_problems(facts, wish) + hidden_problems(args["folders"], facts["init"])
         ports = [int(self._values.get(name, 0)) for name in ("gateway_port", "gateway_public_port")]
         problems += filter(None, [port_problem(profiles[args["provider"]], facts["variables"], *ports)])

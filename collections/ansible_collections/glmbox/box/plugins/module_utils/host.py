@@ -127,6 +127,20 @@ def shell_note(seconds: float, slowest: dict) -> str:
     return said + f"{slowest['seconds']:.1f} s of it in {where}. {QUIET}."
 
 
+def unprepared_problems(tags: set[str], prepared: list[str], present: list[str]) -> list[str]:
+    """Return that a box is to be activated that was not prepared, or nothing.
+
+    tags: of this run. prepared: paths that prepare makes. present: paths that are on the box.
+    """
+    missing = [path for path in prepared if path not in present]
+    if not missing or "activate" not in tags or tags & {"all", "prepare"}:
+        return []
+    return [
+        f"The box was not prepared: it has no {' and no '.join(missing)}. Run site.yml with --tags prepare, "
+        "then this again; or run it without tags, which does both."
+    ]
+
+
 def version_of(text: str) -> tuple:
     return tuple(int(part) for part in text.split(".") if part.isdigit())
 

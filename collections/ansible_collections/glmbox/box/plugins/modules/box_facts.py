@@ -6,6 +6,7 @@ from __future__ import annotations
 import glob
 import os
 import platform
+import pwd
 import re
 import shutil
 import socket
@@ -154,6 +155,26 @@ def gpus() -> Dict[str, Any]:
     return {"gpus": cards, "gpu_problem": "" if cards else "nvidia-smi lists no card"}
 
 
+def packages() -> List[str]:
+    """Return the names of the Debian packages that are installed whole; none where there is no dpkg."""
+    asked = ["dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Package}\\n"]
+    try:
+        said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return []
+    return sorted({line.split()[1] for line in said.splitlines() if line.startswith("installed ")})
+
+
+def commands(folder: str = "/usr/local/bin") -> List[str]:
+    """Return the names of the commands that glmbox has put on PATH."""
+    return sorted(name for name in os.listdir(folder) if name.startswith("glmbox")) if os.path.isdir(folder) else []
+
+
+def enabled_units(folder: str = "/etc/systemd/system") -> List[str]:
+    """Return the names of the units that systemd starts at boot, as far as its own folder tells."""
+    return sorted({os.path.basename(path) for path in glob.glob(glob.escape(folder) + "/*.wants/*")})
+
+
 def has_python_apt() -> bool:
     """Tell whether the distribution's Python can import apt, which apt tasks need in check mode."""
     asked = subprocess.run(["/usr/bin/python3", "-c", "import apt"], capture_output=True, check=False)
@@ -173,6 +194,10 @@ def facts(paths: List[str], variables: List[str]) -> Dict[str, Any]:
         has_compiler=machine.has_compiler(),
         python=platform.python_version(),
         python_apt=has_python_apt(),
+        packages=packages(),
+        commands=commands(),
+        users={user.pw_name: [user.pw_dir, user.pw_shell] for user in pwd.getpwall()},
+        enabled_units=enabled_units(),
         is_root=os.geteuid() == 0,
         init="systemd" if os.path.isdir("/run/systemd/system") else "none",
         cpus=machine.cpus(),

@@ -51,6 +51,11 @@ options:
     type: list
     elements: dict
     required: true
+  prepared:
+    description: Paths on the box, which have to be there for C(--tags activate) alone.
+    type: list
+    elements: path
+    required: true
   lock:
     description: The locked set of packages, whose name begins with the Python that it is for.
     type: str
@@ -133,6 +138,7 @@ EXAMPLES = r"""
     disk_needs: [{path: /opt/glmbox, mib: 700, what: Python, unless: [/opt/glmbox/python]}]
     folders: {box_install_dir: /opt/glmbox}
     ports: [{name: gateway_port, port: 3389, unit: [/etc/systemd/system/glmbox-gateway.service]}]
+    prepared: [/opt/glmbox/venv, /opt/glmbox/model, /usr/sbin/nginx]
     lock: py310-cu118
     python: 3.10.20
     torch: 2.0.1

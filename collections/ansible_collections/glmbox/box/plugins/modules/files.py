@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shlex
 import stat
@@ -57,8 +58,12 @@ options:
       validate:
         description: A command that must succeed before a file gets its name; C(%s) stands for the file.
         type: str
+      secret:
+        description: Whether no diff may show the text.
+        type: bool
+        default: false
   look:
-    description: Paths of which is only told, after all that, whether they are there.
+    description: Paths, or patterns of paths, of which is only told, after all that, whether they are there.
     type: list
     elements: path
     default: []
@@ -82,8 +87,8 @@ changed_paths:
   elements: str
 there:
   description:
-    - The paths in C(look) that are there, each with C(since), its own time of change as seconds since 1970, and with
-      C(leads_to), the path that a link leads to, or an empty text.
+    - The paths that are there of those in C(look), each with C(since), its own time of change as seconds since 1970,
+      and with C(leads_to), the path that a link leads to, or an empty text.
   returned: always
   type: dict
 """
@@ -99,6 +104,11 @@ def kind_of(path: str) -> Optional[str]:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return next((kind for test, kind in KINDS if test(mode)), "other")
+
+
+def paths_of(asked: str) -> List[str]:
+    """Return what there is of a path, or of a pattern of paths."""
+    return [asked] if os.path.lexists(asked) else glob.glob(asked)
 
 
 def seen(path: str) -> Dict[str, Any]:
@@ -207,7 +217,10 @@ class Files:
                 before = file.read()
             if before == content:
                 return self.attribute(entry, path)
-        self.note(path, before.decode(errors="replace"), entry["content"])
+        told, becomes = before.decode(errors="replace"), entry["content"]
+        if entry["secret"]:
+            told, becomes = told and "a secret text\n", "another secret text\n"
+        self.note(path, told, becomes)
         if self.act:
             write_bytes(path, content, 0o600, lambda draft: self.finish(entry, draft))
         return None
@@ -252,6 +265,7 @@ def main() -> None:
         "group": {"type": "str", "default": "root"},
         "mode": {"type": "str"},
         "validate": {"type": "str"},
+        "secret": {"type": "bool", "default": False},
     }
     needs = [("state", "file", ["content", "mode"]), ("state", "directory", ["mode"]), ("state", "link", ["target"])]
     module = QuietModule(
@@ -284,7 +298,7 @@ def main() -> None:
     module.exit_json(
         changed=bool(files.changed),
         changed_paths=files.changed,
-        there={path: seen(path) for path in module.params["look"] if os.path.lexists(path)},
+        there={path: seen(path) for asked in module.params["look"] for path in paths_of(asked)},
         diff=files.diff if module._diff else [],
     )
 

@@ -15,23 +15,29 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
 module: wait_ready
-short_description: Wait until a service's health page says that it is ready
+short_description: Wait until the health pages of services say that they are ready
 description:
-  - Asks the health page of a systemd unit until it answers with status 200, and gives up at once when the unit failed,
+  - Asks the health pages of systemd units until all answer with status 200, and gives up at once when a unit failed,
     restarts again and again, or says itself that it failed. On failure the end of its journal is in the message.
-  - Without systemd, glmboxctl is asked for the unit's state and log.
+  - Without systemd, glmboxctl is asked for a unit's state and log.
   - The action of the same name waits in slices, and says in between how far loading is.
 options:
-  unit:
-    description: Name of the systemd unit.
-    type: str
+  services:
+    description: Which.
+    type: list
+    elements: dict
     required: true
-  url:
-    description: The health page; JSON with C(state) and C(detail).
-    type: str
-    required: true
+    suboptions:
+      unit:
+        description: Name of the systemd unit.
+        type: str
+        required: true
+      url:
+        description: The health page; JSON with C(state) and C(detail).
+        type: str
+        required: true
   seconds:
-    description: How long to wait, in seconds.
+    description: How long to wait for all of them, in seconds.
     type: int
     default: 900
   slice_seconds:
@@ -39,35 +45,40 @@ options:
     type: float
     default: 0
   restarts:
-    description: How often the unit had been restarted when the waiting began. The action sets it.
-    type: int
+    description: How often each unit had been restarted when the waiting began. The action sets it.
+    type: dict
+    default: {}
 author: glmbox (@glmbox)
 """
 
 EXAMPLES = r"""
 - name: Wait for the demos
   glmbox.box.wait_ready:
-    unit: glmbox-demos.service
-    url: http://127.0.0.1:8100/healthz
+    services:
+      - {unit: glmbox-demos.service, url: "http://127.0.0.1:8100/healthz"}
 """
 
 RETURN = r"""
-health:
-  description: What the health page said last.
+details:
+  description: What each unit that is not ready said last of how far it is.
   returned: always
   type: dict
 seconds:
   description: How long it took, in seconds.
   returned: always
   type: float
+ready_after:
+  description: The seconds after which each unit that is ready was found so.
+  returned: always
+  type: dict
 waiting:
-  description: Whether it was not ready at the end of a slice.
+  description: Whether one was not ready at the end of a slice.
   returned: success
   type: bool
 restarts:
-  description: How often the unit had been restarted when the waiting began.
+  description: How often each unit had been restarted when the waiting began.
   returned: success
-  type: int
+  type: dict
 """
 
 # A unit that came back this often while we waited will not get better by waiting.
@@ -133,52 +144,65 @@ def journal(unit: str) -> str:
     return asked.stdout
 
 
+def hopeless(unit: str, health: Dict[str, Any], restarts: int, over: bool) -> str:
+    """Return why there is no more waiting for a unit, with its last words, or nothing.
+
+    restarts: how often it had been restarted when the waiting began. over: whether the time is.
+    """
+    state = unit_state(unit)
+    if health.get("state") == "failed" or state.get("ActiveState") == "failed":
+        why = "it failed"
+    elif int(state.get("NRestarts", "0")) - restarts >= HOPELESS_RESTARTS:
+        why = "it keeps ending and being restarted"
+    elif over:
+        why = "it was not ready in the time given"
+    else:
+        return ""
+    return "%s: %s (%s). %s end:\n%s\nMend the cause and run the same command again." % (
+        unit,
+        why,
+        health.get("detail") or health.get("state"),
+        "The journal's" if os.path.isdir("/run/systemd/system") else "Its log's",
+        journal(unit),
+    )
+
+
 def main() -> None:
+    service = {"unit": {"type": "str", "required": True}, "url": {"type": "str", "required": True}}
     module = AnsibleModule(
         argument_spec={
-            "unit": {"type": "str", "required": True},
-            "url": {"type": "str", "required": True},
+            "services": {"type": "list", "elements": "dict", "required": True, "options": service},
             "seconds": {"type": "int", "default": 900},
             "slice_seconds": {"type": "float", "default": 0},
-            "restarts": {"type": "int"},
+            "restarts": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
-    unit, patience = module.params["unit"], module.params["seconds"]
+    waited_for = {one["unit"]: one["url"] for one in module.params["services"]}
+    restarts, ready_after = module.params["restarts"], {}
     if module.check_mode:
-        module.exit_json(changed=False, health={}, seconds=0.0, waiting=False, restarts=0)
+        module.exit_json(changed=False, details={}, seconds=0.0, ready_after={}, waiting=False, restarts={})
     begun = time.monotonic()
-    restarts = module.params["restarts"]
-    if restarts is None:
-        restarts = int(unit_state(unit).get("NRestarts", "0"))
+    for unit in waited_for:
+        restarts.setdefault(unit, int(unit_state(unit).get("NRestarts", "0")))
     while True:
-        health = health_of(module.params["url"])
+        health = {unit: health_of(url) for unit, url in waited_for.items() if unit not in ready_after}
         took = round(time.monotonic() - begun, 1)
-        if health["status"] == 200:
-            module.exit_json(changed=False, health=health, seconds=took, waiting=False, restarts=restarts)
-        state = unit_state(unit)
-        why = ""
-        if health.get("state") == "failed" or state.get("ActiveState") == "failed":
-            why = "it failed"
-        elif int(state.get("NRestarts", "0")) - restarts >= HOPELESS_RESTARTS:
-            why = "it keeps ending and being restarted"
-        elif took > patience:
-            why = "it was not ready in the time given"
-        if why:
-            module.fail_json(
-                msg="%s: %s (%s). %s end:\n%s\nMend the cause and run the same command again."
-                % (
-                    unit,
-                    why,
-                    health.get("detail") or health.get("state"),
-                    "The journal's" if os.path.isdir("/run/systemd/system") else "Its log's",
-                    journal(unit),
-                ),
-                health=health,
-                seconds=took,
-            )
+        ready_after.update({unit: took for unit, said in health.items() if said["status"] == 200})
+        late = {unit: said for unit, said in health.items() if unit not in ready_after}
+        told = {
+            "seconds": took,
+            "ready_after": ready_after,
+            "details": {unit: said.get("detail") or "no answer yet" for unit, said in late.items()},
+        }
+        if not late:
+            module.exit_json(changed=False, waiting=False, restarts=restarts, **told)
+        over = took > module.params["seconds"]
+        whys = [hopeless(unit, said, restarts[unit], over) for unit, said in late.items()]
+        if any(whys):
+            module.fail_json(msg="\n".join(filter(None, whys)), **told)
         if 0 < module.params["slice_seconds"] <= took:
-            module.exit_json(changed=False, health=health, seconds=took, waiting=True, restarts=restarts)
+            module.exit_json(changed=False, waiting=True, restarts=restarts, **told)
         time.sleep(PAUSE_SECONDS)
 
 
