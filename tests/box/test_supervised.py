@@ -221,21 +221,6 @@ def test_the_demos_make_room_for_a_training_and_come_back_when_it_is_killed(rent
     inside("rm", "-r", "/root/autodl-tmp/glmbox/finetune")
 
 
-def test_after_a_reset_of_the_system_disk_the_install_is_proven_and_not_made(rented):
-    box.reset_test_box("supervised", "autodl", "bookworm")
-    inside("sh", "-c", f"cat >/etc/autodl.sh <<'END'\n{HOOK}END")
-    deployed = site(rented)
-    assert deployed.failure == ""
-    assert deployed.result("Fetch the artifacts")["begun"] == []
-    assert inside("readlink", "/opt/glmbox") == "/root/autodl-tmp/glmbox/opt"
-    for name in ("openssl", "python", "supervisor", "venv"):
-        segments = json.loads(inside("cat", f"/var/lib/glmbox/jobs/build-{name}/result.json"))["segments"]
-        done = [one["what"] for one in segments if one["kind"] == "work"]
-        assert done == ["install the libraries that it needs", "proof"], name
-    assert problems_outside(rented) == []
-    assert site(rented).changed == []
-
-
 def test_removing_leaves_nothing_behind(rented):
     remove = {"playbook": str(ROOT / "playbooks" / "remove_box.yml")}
     removed = run_ansible(rented, **remove)
