@@ -9,7 +9,7 @@ INVENTORY ?= inventory/local_box
 CACHE := ansible_collections.glmbox.box.plugins.module_utils.packs_cache
 CACHE_DIR ?= ~/.cache/glmbox/builds
 MIB ?= 10240
-# In this order: the last three take Debian 12's builds from the cache.
+# In this order: the last three find Debian 12's builds in the cache.
 SCENARIOS ?= debian-11 debian-12 autodl vast runpod
 
 .PHONY: help demo demo-clean check test molecule test-box test-long test-pythons bench-fetch bench-prepare bench-reprovision bench-serve bench-finetune bench-toolchain cache-list cache-prune verify lock miniature-table clean

@@ -10,6 +10,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import box
@@ -173,6 +174,30 @@ def test_a_box_that_only_the_controller_stops(machine, tmp_path):
     ran = run_ansible(machine.inventory, extravars={"lease_stop_command": command}, **watch)
     assert (ran.failure, ran.changed) == ("", ["watch | Stop the box from here"])
     assert (tmp_path / "hook").read_text() == "test_box 127.0.0.1\n"
+
+
+def test_a_lost_link_does_not_end_the_watch(machine, tmp_path):
+    """sshd and its sessions are ended while the controller watches, and sshd is started again ten seconds later."""
+    machine.deploy(lease_hours=1, lease_stop={"hook": True})
+    machine.lease("+2h")
+    machine.reaches("running")
+    sessions = ("pgrep", "-f", "sshd: root@notty")
+    # What Ansible keeps open for its next run.
+    machine.inside("pkill", "-f", "sshd: root@notty")
+    until(lambda: not machine.inside(*sessions), "a session stays")
+    watch = {"playbook": str(ROOT / "playbooks" / "watch_lease.yml")}
+    watch["extravars"] = {"lease_stop_command": ["touch", f"{tmp_path}/hook"], "__lease_watch_seconds": 1}
+    with ThreadPoolExecutor() as pool:
+        ran = pool.submit(run_ansible, machine.inventory, **watch)
+        until(lambda: machine.inside(*sessions), "nobody watches")
+        machine.inside("sh", "-c", "systemctl stop ssh && pkill -f 'sshd: root@notty'")
+        time.sleep(10)
+        assert not machine.inside(*sessions) and not ran.done()
+        machine.inside("systemctl", "start", "ssh")
+        until(lambda: machine.inside(*sessions), "nobody watches again")
+        machine.lease("+2s")
+    assert (ran.result().failure, ran.result().changed) == ("", ["watch | Stop the box from here"])
+    assert (tmp_path / "hook").exists()
 
 
 def test_a_machine_powers_itself_off_and_begins_anew(machine):

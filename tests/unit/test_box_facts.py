@@ -119,3 +119,17 @@ def test_commands_are_glmboxs_own(tmp_path):
         (tmp_path / name).touch()
     assert box_facts.commands(str(tmp_path)) == ["glmbox-lease", "glmboxctl"]
     assert box_facts.commands(str(tmp_path / "none")) == []
+
+
+def test_enabled_units_are_those_that_systemd_starts(tmp_path):
+    (tmp_path / "multi-user.target.wants").mkdir()
+    (tmp_path / "multi-user.target.wants" / "nginx.service").symlink_to("/lib/systemd/system/nginx.service")
+    (tmp_path / "ours.service").touch()
+    assert box_facts.enabled_units(str(tmp_path)) == ["nginx.service"]
+    assert box_facts.enabled_units(str(tmp_path / "none")) == []
+
+
+def test_users_have_a_home_and_a_shell(tmp_path):
+    (tmp_path / "passwd").write_text("root:x:0:0:root:/root:/bin/bash\n+@ldap\nglmbox:x:9:9::/var:/usr/sbin/nologin\n")
+    told = box_facts.users(str(tmp_path / "passwd"))
+    assert told == {"root": ["/root", "/bin/bash"], "glmbox": ["/var", "/usr/sbin/nologin"]}

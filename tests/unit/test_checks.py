@@ -371,8 +371,10 @@ def test_who_holds_a_port_is_named_and_the_providers_other_port_too():
 
 def test_activate_alone_needs_a_prepared_box():
     prepared = ["/opt/glmbox/venv", "/usr/sbin/nginx"]
-    (problem,) = host.unprepared_problems({"activate"}, prepared, ["/opt/glmbox/venv"])
+    (problem,) = host.unprepared_problems({"activate"}, set(), prepared, ["/opt/glmbox/venv"])
     assert "has no /usr/sbin/nginx. Run site.yml with --tags prepare" in problem
-    assert host.unprepared_problems({"activate"}, prepared, prepared) == []
+    assert host.unprepared_problems({"all"}, {"prepare"}, prepared, []) != []
+    assert host.unprepared_problems({"activate"}, set(), prepared, prepared) == []
+    assert host.unprepared_problems({"all"}, {"activate"}, prepared, []) == []
     for tags in ({"all"}, {"prepare"}, {"prepare", "activate"}, {"gateway"}):
-        assert host.unprepared_problems(tags, prepared, []) == []
+        assert host.unprepared_problems(tags, set(), prepared, []) == []

@@ -83,6 +83,8 @@ def test_a_secret_text_is_in_no_diff_and_in_no_answer(tmp_path: Path, capsys):
     assert told["diff"][0]["before"] != told["diff"][0]["after"]
     assert told["diff"][1]["after"] == "for all\n"
     assert run(capsys, entry)["diff"] == []
+    refused = run(capsys, {"path": tmp_path / "token", "content": "s3cret-new\n", "secret": True})
+    assert "mode" in refused["msg"] and "s3cret" not in json.dumps(refused)
 
 
 def test_check_mode_tells_the_same_and_does_nothing(tmp_path: Path, capsys):

@@ -203,7 +203,8 @@ class ActionModule(ActionBase):
             "precision": args["precision"],
             "torch": args["torch"],
         }
-        problems += unprepared_problems(tags, args["prepared"], facts["present"])
+        skipped = set(self._vars.get("ansible_skip_tags", []))
+        problems += unprepared_problems(tags, skipped, args["prepared"], facts["present"])
         problems += host_problems(facts, wish) + hidden_problems(args["folders"], facts["init"])
         ports = [int(self._values.get(name, 0)) for name in ("gateway_port", "gateway_public_port")]
         problems += filter(None, [port_problem(profiles[args["provider"]], facts["variables"], *ports)])

@@ -127,13 +127,14 @@ def shell_note(seconds: float, slowest: dict) -> str:
     return said + f"{slowest['seconds']:.1f} s of it in {where}. {QUIET}."
 
 
-def unprepared_problems(tags: set[str], prepared: list[str], present: list[str]) -> list[str]:
+def unprepared_problems(tags: set[str], skipped: set[str], prepared: list[str], present: list[str]) -> list[str]:
     """Return that a box is to be activated that was not prepared, or nothing.
 
-    tags: of this run. prepared: paths that prepare makes. present: paths that are on the box.
+    tags, skipped: of this run. prepared: paths that prepare makes. present: paths that are on the box.
     """
+    prepares, activates = ({"all", tag} & tags and tag not in skipped for tag in ("prepare", "activate"))
     missing = [path for path in prepared if path not in present]
-    if not missing or "activate" not in tags or tags & {"all", "prepare"}:
+    if not missing or not activates or prepares:
         return []
     return [
         f"The box was not prepared: it has no {' and no '.join(missing)}. Run site.yml with --tags prepare, "

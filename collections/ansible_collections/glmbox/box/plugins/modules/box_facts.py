@@ -6,7 +6,6 @@ from __future__ import annotations
 import glob
 import os
 import platform
-import pwd
 import re
 import shutil
 import socket
@@ -170,6 +169,13 @@ def commands(folder: str = "/usr/local/bin") -> List[str]:
     return sorted(name for name in os.listdir(folder) if name.startswith("glmbox")) if os.path.isdir(folder) else []
 
 
+def users(path: str = "/etc/passwd") -> Dict[str, List[str]]:
+    """Return the machine's own users, each with its home and its shell; a directory server's are not asked for."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        rows = [line.rstrip("\n").split(":") for line in file]
+    return {row[0]: row[5:7] for row in rows if len(row) == 7}
+
+
 def enabled_units(folder: str = "/etc/systemd/system") -> List[str]:
     """Return the names of the units that systemd starts at boot, as far as its own folder tells."""
     return sorted({os.path.basename(path) for path in glob.glob(glob.escape(folder) + "/*.wants/*")})
@@ -196,7 +202,7 @@ def facts(paths: List[str], variables: List[str]) -> Dict[str, Any]:
         python_apt=has_python_apt(),
         packages=packages(),
         commands=commands(),
-        users={user.pw_name: [user.pw_dir, user.pw_shell] for user in pwd.getpwall()},
+        users=users(),
         enabled_units=enabled_units(),
         is_root=os.geteuid() == 0,
         init="systemd" if os.path.isdir("/run/systemd/system") else "none",

@@ -19,7 +19,7 @@ description:
   - Does what C(copy) with C(content), C(template) and C(file) do, with one command over SSH where they take up to
     five for each file. Files are replaced whole, on disk before they get their name.
   - What cannot be done is said of all entries in one message, before the first is touched.
-  - Nothing of it is logged on the box, and texts are shown in a diff alone. Say C(no_log) at a task with secrets.
+  - Nothing of it is logged on the box, and texts are shown in a diff alone; those of C(secret) files nowhere.
 options:
   files:
     description: What has to be, in this order; a file may lie in a folder that comes before it.
@@ -254,6 +254,17 @@ class QuietModule(AnsibleModule):
     def _log_invocation(self) -> None:
         """Log nothing; the option no_log of a module's own is overwritten by the task's."""
 
+    def fail_json(self, msg: str, **more: Any) -> None:
+        """Fail without the texts, which stand among the arguments still where these are refused."""
+        self.hide()
+        super().fail_json(msg, **more)
+
+    def hide(self) -> None:
+        """Take the texts out of what is shown of the arguments: that is the diff's to do."""
+        given = self.params.get("files")
+        given = given if isinstance(given, list) else []
+        self.params["files"] = [dict(one, content="(not shown)") for one in given if isinstance(one, dict)]
+
 
 def main() -> None:
     entry = {
@@ -276,8 +287,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     entries: List[Dict[str, Any]] = module.params["files"]
-    # What is shown of them with -vvv is the diff's to show.
-    module.params["files"] = [dict(one, content="(not shown)") for one in entries]
+    module.hide()
     for one in entries:
         one["path"] = os.path.normpath(one["path"])
     made: List[str] = []
