@@ -63,9 +63,13 @@ class Rented:
         rented = box.ROOT / "inventory" / "rented_gpu"
         shutil.copytree(rented / "group_vars" / "enrolled", self.folder / "group_vars" / "enrolled")
         shutil.copy(rented / "hosts.yml", self.folder)
-        if self.kind == "vast":
+        said = {
+            # Its port outside stands in the console alone.
+            "autodl": f"gateway_public_port: {self.host()['gateway_public_port']}",
             # /workspace survives only where a volume is mounted, which the operator knows.
-            (self.folder / "group_vars" / "all" / "box.yml").write_text("---\nbox_data_dir: /workspace/glmbox\n")
+            "vast": "box_data_dir: /workspace/glmbox",
+        }
+        (self.folder / "group_vars" / "all" / "box.yml").write_text(f"---\n{said.get(self.kind, '{}')}\n")
 
     def open_up(self) -> None:
         """Let the password in, and no key."""
