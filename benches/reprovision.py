@@ -80,7 +80,9 @@ def measure(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     reset, ended = timed(inventory, cache_dir=str(folder / "none"))
     seconds["system disk reset, data disk kept"] = reset
     seconds["the same, until it answers"] = answered(reset, ended)
-    seconds["a finished box"], _ = timed(inventory, cache_dir=str(folder / "none"))
+    seconds["a finished box"], ended = timed(inventory, cache_dir=str(folder / "none"))
+    if ended.changed:
+        raise SystemExit(f"There was something left to do: {', '.join(ended.changed)}")
     print("Preparing another container, then activating it", flush=True)
     box.reset_test_box("bench-reset", KIND, SUITE)
     timed(inventory, "--tags", "prepare", cache_dir=str(folder / "none"))

@@ -31,6 +31,10 @@ def rented():
     """The inventory of a deployed container that answers; the last test removes glmbox from it."""
     inventory = box.start_test_box("supervised", suite="bookworm", kind="autodl")
     inside("sh", "-c", f"cat >/etc/autodl.sh <<'END'\n{HOOK}END")
+    looked = site(inventory, "--check", "--diff")
+    assert (looked.status, looked.failure) == ("successful", "")
+    begun = "ls -d /opt/glmbox /root/autodl-tmp/glmbox /etc/glmbox /var/lib/glmbox /var/log/glmbox 2>/dev/null || true"
+    assert inside("sh", "-c", begun) == "" and inside("cat", "/etc/autodl.sh") + "\n" == HOOK
     deployed = site(inventory)
     assert deployed.failure == ""
     yield inventory
