@@ -60,7 +60,7 @@ test-box: .venv/.ready ## accidents on boxes: bad input, damaged files, killed r
 	$(BIN)/python local_box/fill_bundle.py
 	pytest tests/box -m "not long" --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
-test-long: .venv/.ready ## a lease and a training in a container without systemd: five minutes
+test-long: .venv/.ready ## a lease, a training and a restart in mid-run in containers without systemd: eight minutes
 	$(BIN)/python local_box/fill_bundle.py
 	pytest tests/box -m long
 

@@ -186,7 +186,8 @@ def test_a_lost_link_does_not_end_the_watch(machine, tmp_path):
     machine.inside("pkill", "-f", "sshd: root@notty")
     until(lambda: not machine.inside(*sessions), "a session stays")
     watch = {"playbook": str(ROOT / "playbooks" / "watch_lease.yml")}
-    watch["extravars"] = {"lease_stop_command": ["touch", f"{tmp_path}/hook"], "__lease_watch_seconds": 1}
+    settings = {"lease_watch_minutes": 5, "__lease_watch_seconds": 1}
+    watch["extravars"] = {"lease_stop_command": ["touch", f"{tmp_path}/hook"], **settings}
     with ThreadPoolExecutor() as pool:
         ran = pool.submit(run_ansible, machine.inventory, **watch)
         until(lambda: machine.inside(*sessions), "nobody watches")
@@ -195,6 +196,7 @@ def test_a_lost_link_does_not_end_the_watch(machine, tmp_path):
         assert not machine.inside(*sessions) and not ran.done()
         machine.inside("systemctl", "start", "ssh")
         until(lambda: machine.inside(*sessions), "nobody watches again")
+        machine.lease("off")
         machine.lease("+2s")
     assert (ran.result().failure, ran.result().changed) == ("", ["watch | Stop the box from here"])
     assert (tmp_path / "hook").exists()

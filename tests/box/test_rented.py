@@ -10,6 +10,9 @@ from rented import Rented
 from support import Outcome, site
 
 
+pytestmark = pytest.mark.long
+
+
 @pytest.fixture
 def rented():
     one = Rented("vast", "restarted")
