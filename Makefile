@@ -9,8 +9,8 @@ INVENTORY ?= inventory/local_box
 CACHE := ansible_collections.glmbox.box.plugins.module_utils.packs_cache
 CACHE_DIR ?= ~/.cache/glmbox/builds
 MIB ?= 10240
-# In this order: the last three find Debian 12's builds in the cache.
-SCENARIOS ?= debian-11 debian-12 autodl vast runpod
+# In this order: the last two find in the cache what autodl has built.
+SCENARIOS ?= debian-11 autodl vast runpod
 
 .PHONY: help demo demo-clean check test molecule test-box test-long test-pythons bench-fetch bench-prepare bench-reprovision bench-serve bench-finetune bench-toolchain cache-list cache-prune verify lock miniature-table clean
 
@@ -48,7 +48,7 @@ check: .venv/.ready ## the gates and the unit tests: two minutes
 
 test: check molecule test-box ## everything: gates, units, a real deployment, accidents
 
-molecule: .venv/.ready ## fresh boxes with systemd, and as three providers rent them, from first to last: testinfra
+molecule: .venv/.ready ## fresh boxes with systemd and as three providers rent them, from first to last: testinfra
 	$(BIN)/python local_box/fill_bundle.py
 	@mkdir -p .boxes && rm -rf .cache/builds
 	@echo "Two scenarios run at a time; what one prints comes when it ends."
@@ -60,7 +60,7 @@ test-box: .venv/.ready ## accidents on boxes: bad input, damaged files, killed r
 	$(BIN)/python local_box/fill_bundle.py
 	pytest tests/box -m "not long" --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
-test-long: .venv/.ready ## a lease, a training and a restart in mid-run in containers without systemd: eight minutes
+test-long: .venv/.ready ## AdvertiseGen; a lease, a training and a restart in mid-run without systemd: eight minutes
 	$(BIN)/python local_box/fill_bundle.py
 	pytest tests/box -m long
 

@@ -237,6 +237,7 @@ def advertisegen(tmp_path) -> Iterator[dict[str, object]]:
     shutil.rmtree(bundle)
 
 
+@pytest.mark.long
 def test_without_own_data_it_is_advertisegen_and_no_other(served_box, advertisegen, tmp_path):
     folder = f"{DIR}/data/AdvertiseGen"
     variables = {**SETTINGS, **advertisegen, "finetune_name": "ads"}

@@ -12,7 +12,7 @@ from pathlib import Path
 import box
 import pytest
 from ansible_collections.glmbox.box.plugins.module_utils.questions import all_answers
-from support import ROOT, run_ansible, site
+from support import ROOT, site
 
 NAME = box.container("killed")
 # Where a run is killed: so many seconds into a task of this name.
@@ -142,20 +142,3 @@ def test_it_comes_back_after_a_boot(killed_box):
         assert time.monotonic() < patience, problems_outside(killed_box)
         time.sleep(1)
     assert site(killed_box).changed == []
-
-
-def test_what_was_deployed_can_be_removed(killed_box):
-    remove = {"playbook": str(ROOT / "playbooks" / "remove_box.yml")}
-    # As a training leaves it: the operator's lines, and what was learned from them.
-    finetune = "/var/lib/glmbox/data/finetune"
-    made = f"mkdir -p {finetune}/data/0 {finetune}/trainings/a; echo mine >{finetune}/data/0/train.json"
-    inside("sh", "-c", f"{made}; echo learned >{finetune}/trainings/a/loss.json")
-    assert run_ansible(killed_box, **remove).failure == ""
-    assert inside("ls", finetune) == "trainings"
-    left = inside("sh", "-c", "ls -A /opt /usr/local/bin /etc/systemd/system; getent passwd; ls /etc")
-    assert "glmbox" not in left
-    assert "python3.11" not in left
-    assert "config.json" in inside("ls", "/var/lib/glmbox/data/artifacts/miniature")
-    listening = inside("ss", "-Hltn").splitlines()
-    assert sorted(line.split()[3] for line in listening) == ["0.0.0.0:22", "[::]:22"]
-    assert run_ansible(killed_box, **remove).changed == []

@@ -9,7 +9,6 @@ import pytest
 from rented import Rented
 from support import Outcome, site
 
-
 pytestmark = pytest.mark.long
 
 

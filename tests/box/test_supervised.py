@@ -227,8 +227,13 @@ def test_the_demos_make_room_for_a_training_and_come_back_when_it_is_killed(rent
 
 def test_removing_leaves_nothing_behind(rented):
     remove = {"playbook": str(ROOT / "playbooks" / "remove_box.yml")}
+    # As a training leaves it: the operator's lines, and what was learned from them.
+    learned = "/root/autodl-tmp/glmbox/finetune"
+    made = f"mkdir -p {learned}/data/0 {learned}/trainings/a; echo mine >{learned}/data/0/train.json"
+    inside("sh", "-c", f"{made}; echo learned >{learned}/trainings/a/loss.json")
     removed = run_ansible(rented, **remove)
     assert removed.failure == ""
+    assert inside("ls", learned) == "trainings"
     left = "ls -A /opt /etc /run /tmp /usr/local/bin /var/log; getent passwd; cat /etc/autodl.sh; ps -eo args"
     assert "glmbox" not in inside("sh", "-c", left).replace("glmbox-test", "")
     assert inside("stat", "-c", "%a", "/root") == "700"
@@ -236,5 +241,5 @@ def test_removing_leaves_nothing_behind(rented):
     rights = "import os; print(os.listxattr('/root'))"
     assert "posix_acl" not in inside("python3", "-c", rights)
     assert inside("cat", "/etc/autodl.sh") + "\n" == HOOK
-    assert inside("ls", "-A", "/root/autodl-tmp/glmbox").split() == ["artifacts", "build", "cache"]
+    assert inside("ls", "-A", "/root/autodl-tmp/glmbox").split() == ["artifacts", "build", "cache", "finetune"]
     assert run_ansible(rented, **remove).changed == []
