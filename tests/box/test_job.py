@@ -87,6 +87,8 @@ class Run:
         self.process = subprocess.Popen(
             ["ansible-playbook", playbook, "-i", str(inventory)],
             cwd=ROOT,
+            # What is printed is followed, and Python would keep it back from a pipe.
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
